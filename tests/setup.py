@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prepare everything that the checks need, once: `make setup`.
+
+Picks a Python, builds a virtual environment from tests/requirements.txt in the cache, unpacks kubernetes.core beside
+it, and links both into build/. What is up to date is left alone, so a second run only looks.
+
+Runs with the standard library of any Python >= 3.9, because it is what finds the Python for the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, NamedTuple, NoReturn
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+BUILD = CHECKOUT / "build"
+LOCK = CHECKOUT / "tests" / "requirements.txt"
+KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
+VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
+PROBE = """
+import importlib.util, json, sys
+print(json.dumps([sys.executable, list(sys.version_info[:3]), importlib.util.find_spec("ensurepip") is not None]))
+"""
+
+
+class Python(NamedTuple):
+    """An interpreter that runs: its path, version (major, minor, micro), and whether it can make environments."""
+
+    path: str
+    version: tuple[int, ...]
+    has_ensurepip: bool
+
+    @property
+    def dotted(self) -> str:
+        return ".".join(map(str, self.version))
+
+    def __str__(self) -> str:
+        return f"Python {self.dotted} ({self.path})"
+
+
+def fail(sentence: str) -> NoReturn:
+    sys.exit(f"setup: {sentence}")
+
+
+def cache_directory() -> Path:
+    """The cache that every checkout of one user shares."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("IMAGE_PULLER_CACHE") or Path(base, "kubecache-image-puller"))
+
+
+def probe(command: str) -> Python | None:
+    """Ask an interpreter what it is; None if it is none (a version manager's shim may exist and not run)."""
+    try:
+        answer = subprocess.run([command, "-I", "-c", PROBE], capture_output=True, text=True, timeout=30, check=True)
+        path, version, has_ensurepip = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Python(path, tuple(version), has_ensurepip)
+
+
+def candidates() -> Iterator[Python]:
+    """Interpreters of this machine, the preferred version first."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    commands = []
+    for major, minor in VERSIONS:
+        commands += [f"python{major}.{minor}", *sorted(map(str, pyenv.glob(f"{major}.{minor}.*/bin/python")))]
+    for command in [*commands, "python3"]:
+        if (python := probe(command)) and python.version[:2] in VERSIONS:
+            yield python
+
+
+def choose_python(wanted: str) -> Python:
+    """The interpreter that was asked for (a version as 3.11, a command or a path), else the preferred one."""
+    supported = ", ".join(f"{major}.{minor}" for major, minor in sorted(VERSIONS))
+    if wanted and not wanted[0].isdigit():
+        python = probe(wanted)
+        if not python:
+            fail(f"PYTHON={wanted} is no Python that runs here.")
+        if python.version[:2] not in VERSIONS:
+            fail(f"PYTHON={wanted} is {python}; the checks run with one of {supported}.")
+        return python
+    usable = []
+    for python in candidates():
+        if not wanted or f"{python.dotted}.".startswith(f"{wanted}."):
+            if python.has_ensurepip:
+                return python
+            usable.append(python)
+    if not usable:
+        fail(f"no Python {wanted or supported} runs here: install one, or name its path with PYTHON=.")
+    return usable[0]
+
+
+def install_venv_module(python: Python) -> None:
+    """Debian keeps ensurepip in a package of its own."""
+    package = "python{}.{}-venv".format(*python.version)
+    if os.geteuid() or not shutil.which("apt-get"):
+        fail(f"{python} cannot make virtual environments: install its venv module (on Debian the package {package}).")
+    print(f"Installing the package {package} ...", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for action in (["update"], ["install", "--yes", "--no-install-recommends", package]):
+        run(["apt-get", "-qq", *action], f"apt-get {action[0]}", environment)
+
+
+def run(command: list[str], what: str, environment: dict[str, str] | None = None) -> None:
+    """Run a quiet command; show its output only when it fails."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        fail(f"{what} failed with exit status {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+@contextmanager
+def step(target: Path, what: str) -> Iterator[None]:
+    """Say what is being made, clear away what an interrupted run left, and mark the target complete at the end."""
+    started = time.monotonic()
+    print(f"{what} ...", flush=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    yield
+    marker(target).touch()
+    print(f"{what}: done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def marker(target: Path) -> Path:
+    return target / ".complete"
+
+
+def key(lock: Path, python: Python) -> str:
+    """Changes whenever what is made from the lock file with this interpreter would differ."""
+    return hashlib.sha256(lock.read_bytes() + str(python).encode()).hexdigest()[:12]
+
+
+def virtual_environment(python: Python, cache: Path) -> Path:
+    """The environment with the locked packages."""
+    target = cache / f"venv-{python.dotted}-{key(LOCK, python)}"
+    if not marker(target).exists():
+        if not python.has_ensurepip:
+            install_venv_module(python)
+        with step(target, f"Installing the packages of {LOCK.relative_to(CHECKOUT)}"):
+            run([python.path, "-m", "venv", str(target)], "making the virtual environment")
+            run([*pip(target), "install", "--require-hashes", "-r", str(LOCK)], "pip install")
+    return target
+
+
+def kubernetes_core(python: Python, venv: Path, cache: Path) -> Path:
+    """The directory of the collection kubernetes.core, from the wheel that carries it."""
+    target = cache / f"kubernetes-core-{key(KUBERNETES_CORE_LOCK, python)}"
+    inside = "ansible_collections/kubernetes/core/"
+    if not marker(target).exists():
+        with step(target, "Unpacking the collection kubernetes.core"), tempfile.TemporaryDirectory() as downloads:
+            lock = ["--require-hashes", "-r", str(KUBERNETES_CORE_LOCK)]
+            run([*pip(venv), "download", "--no-deps", "--dest", downloads, *lock], "pip download")
+            (wheel,) = Path(downloads).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(target, [name for name in archive.namelist() if name.startswith(inside)])
+    return target / inside
+
+
+def pip(venv: Path) -> list[str]:
+    return [str(venv / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+def link(name: str, target: Path) -> None:
+    """Make build/NAME a link to the target, in one step, so that a process that looks meanwhile sees the old or new."""
+    path = BUILD / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() and path.resolve() == target.resolve():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.symlink_to(target)
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prepare the environment of the checks.")
+    parser.add_argument("--python", default="", help="a version as 3.11, a command or a path (default: the first found)")
+    python = choose_python(parser.parse_args().python)
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be filling the same cache
+        venv = virtual_environment(python, cache)
+        collection = kubernetes_core(python, venv, cache)
+    link("venv", venv)
+    link("collections/ansible_collections/kubernetes/core", collection)
+    link("collections/ansible_collections/kubecache/image_puller", CHECKOUT)
+    print(f"Using {python}, environment {venv}")
+
+
+if __name__ == "__main__":
+    main()
