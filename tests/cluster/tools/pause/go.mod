@@ -1,0 +1,3 @@
+module kubecache.io/image-puller/tests/cluster/tools/pause
+
+go 1.26.0
