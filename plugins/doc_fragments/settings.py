@@ -1,0 +1,105 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options that say which set of images is meant, and what it is made from."""
+
+    NAMES = r"""
+options:
+  namespace:
+    description:
+      - The namespace of the Image Puller.
+    type: str
+    default: k8s-image-puller
+  config_map_name:
+    description:
+      - The ConfigMap that holds the settings. One ConfigMap is one set of images.
+    type: str
+    default: k8s-image-puller
+"""
+
+    DEPLOYMENT = r"""
+options:
+  deployment_name:
+    description:
+      - The Deployment of the controller.
+    type: str
+    default: kubernetes-image-puller
+"""
+
+    DOCUMENTATION = r"""
+options:
+  images:
+    description:
+      - The images to cache, each with a name, which is a DNS-1123 label.
+      - A list of mappings with C(name) and C(image), a mapping from name to image, or the text of the ConfigMap's key
+        C(IMAGES), C(name=image;name=image).
+      - When left out, an existing installation keeps its list. A fresh one takes the default list and says so.
+    type: raw
+  daemonset_name:
+    description:
+      - The name of the DaemonSet. Default V(kubernetes-image-puller).
+    type: str
+  daemonset_annotations:
+    description:
+      - Annotations of the DaemonSet, as a mapping or as JSON or YAML text.
+    type: raw
+  caching_interval_hours:
+    description:
+      - Hours between two health checks of the controller, a number above 0. Default V(1).
+    type: str
+  caching_memory_request:
+    description:
+      - Memory request for each cached image. Default V(10Mi).
+    type: str
+  caching_memory_limit:
+    description:
+      - Memory limit for each cached image. Default V(20Mi).
+    type: str
+  caching_cpu_request:
+    description:
+      - CPU request for each cached image. Default V(.05).
+    type: str
+  caching_cpu_limit:
+    description:
+      - CPU limit for each cached image. Default V(.2).
+    type: str
+  node_selector:
+    description:
+      - Labels of the nodes that cache the images, as a mapping or as JSON or YAML text. Default are all Linux nodes.
+    type: raw
+  affinity:
+    description:
+      - Affinity of the cache's pods, as a mapping or as JSON or YAML text.
+    type: raw
+  tolerations:
+    description:
+      - Tolerations of the cache's pods, as a list or as JSON or YAML text. Default are none.
+    type: raw
+  image_pull_secrets:
+    description:
+      - Names of the secrets with which the nodes pull, as a list or as text separated by V(;).
+    type: raw
+  helper_image:
+    description:
+      - The image from which the C(sleep) command of the cache's containers comes.
+    type: str
+  max_unavailable:
+    description:
+      - How many nodes may exchange their pod at a time when the list changes, a number or a percentage. Default V(10%).
+    type: str
+  priority_class_name:
+    description:
+      - PriorityClass of the cache's pods. Default is the class V(image-puller-cache), which
+        M(kubecache.image_puller.image_puller_install) makes.
+    type: str
+  cache_service_account_name:
+    description:
+      - ServiceAccount of the cache's pods. Default is the account V(image-puller-cache), which has no rights and which
+        M(kubecache.image_puller.image_puller_install) makes.
+    type: str
+"""
