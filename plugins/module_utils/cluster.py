@@ -1,0 +1,335 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The only file that talks to an API server.
+
+It asks by path, since the kinds that we keep are known: no discovery, one request for one thing. All errors are
+:class:`ApiError` with one sentence that says what was refused, where, and what to grant or change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences, owned_fields
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, describe, metadata
+
+PAGE = 500
+TIMEOUT = (5, 60)  # Seconds to connect, and to wait for an answer.
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Where the API serves a kind."""
+
+    group: str
+    version: str
+    plural: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None) -> str:
+        """The URL path of the collection (of one namespace, or of all) or of one object."""
+        prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return f"{prefix}{scope}/{self.plural}" + (f"/{name}" if name else "")
+
+
+_RBAC = "rbac.authorization.k8s.io"
+RESOURCES = {
+    "Namespace": Resource("", "v1", "namespaces", namespaced=False),
+    "Node": Resource("", "v1", "nodes", namespaced=False),
+    "PriorityClass": Resource("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
+    "ClusterRole": Resource(_RBAC, "v1", "clusterroles", namespaced=False),
+    "ClusterRoleBinding": Resource(_RBAC, "v1", "clusterrolebindings", namespaced=False),
+    "ServiceAccount": Resource("", "v1", "serviceaccounts"),
+    "Role": Resource(_RBAC, "v1", "roles"),
+    "RoleBinding": Resource(_RBAC, "v1", "rolebindings"),
+    "ConfigMap": Resource("", "v1", "configmaps"),
+    "Pod": Resource("", "v1", "pods"),
+    "Event": Resource("", "v1", "events"),
+    "Deployment": Resource("apps", "v1", "deployments"),
+    "DaemonSet": Resource("apps", "v1", "daemonsets"),
+}
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+class Client(Protocol):
+    """The one method of ``kubernetes.dynamic.DynamicClient`` that is used."""
+
+    def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        """Send one request; with ``serialize=False`` the answer is the raw HTTP response."""
+
+
+class ApiError(Exception):
+    """A request that failed. ``status`` is the HTTP status, 0 when there was no answer; ``reason`` Kubernetes' own."""
+
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+    @property
+    def forbidden(self) -> bool:
+        return self.status == 403 and "exceeded quota" not in str(self)
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may succeed later without anybody changing anything."""
+        return self.status in (0, 408, 429) or self.status >= 500
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was (or, in a dry run, would be) done to one object, and which fields were the reason."""
+
+    action: str  # none, created, patched, deleted
+    kind: str
+    name: str
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return self.action != "none"
+
+
+class Cluster:
+    """Objects of one cluster: get, list, keep, delete, watch."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """One object, None where there is none."""
+        try:
+            return self._request("GET", kind, namespace, name)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def list(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects, read in pages, and the resource version to watch from."""
+        items: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"limit": PAGE, "label_selector": labels or None, "field_selector": fields or None}
+        while True:
+            page = self._request("GET", kind, namespace, query=query)
+            items += page.get("items") or ()
+            if not page["metadata"].get("continue"):
+                return items, page["metadata"].get("resourceVersion", "")
+            query["_continue"] = page["metadata"]["continue"]
+
+    def watch(
+        self, kind: str, namespace: str | None, version: str, *, labels: str = "", fields: str = "", seconds: int = 300
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (type, object) until the server ends the watch; an expired version is an ApiError with status 410."""
+        query = {
+            "watch": "true",
+            "resource_version": version,
+            "label_selector": labels or None,
+            "field_selector": fields or None,
+            "timeout_seconds": seconds,
+            "allow_watch_bookmarks": "true",
+            "_request_timeout": (TIMEOUT[0], seconds + 30),
+        }
+        response = self._send("GET", RESOURCES[kind].path(namespace), f"watch {kind}s", query=query)
+        try:
+            buffer = b""
+            for chunk in response.stream(None, decode_content=False):
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(f"watch {kind}s: {status.get('message')}", status.get("code", 0), status.get("reason", ""))
+                    yield event["type"], event["object"]
+        finally:
+            response.close()
+
+    def keep(self, wanted: dict[str, Any], *, dry_run: bool = False, live: dict[str, Any] | None = None) -> Change:
+        """Bring one object to what is wanted in the fields that we own, and write only where they differ.
+
+        Where they differ, the server's dry run of the same apply has the last word: if it would change nothing, then
+        admission rewrites the object, and writing again would be a fight without an end.
+
+        :param live: the object as just read, if it was.
+        """
+        data = metadata(wanted)
+        kind, name, namespace = wanted["kind"], data["name"], data.get("namespace")
+        live = live or self.get(kind, name, namespace)
+        if live is None:
+            made = self._create(wanted, dry_run)
+            return Change("created", kind, describe(wanted), {}, _shown(made))
+        fields = tuple(differences(wanted, live))
+        if not fields:
+            return Change("none", kind, describe(wanted), _shown(live), _shown(live))
+        if live["metadata"].get("deletionTimestamp"):
+            return Change("none", kind, describe(wanted), _shown(live), _shown(live), fields, ("it is being deleted",))
+        predicted = self._apply(wanted, dry_run=True)
+        foreign = self._foreign_entries(wanted, predicted, live)
+        if _content(predicted) == _content(live) and not foreign:
+            note = f"{describe(wanted)}: changed by admission, left as it is: {', '.join(fields)}"
+            return Change("none", kind, describe(wanted), _shown(live), _shown(live), fields, (note,))
+        if dry_run:
+            return Change("patched", kind, describe(wanted), _shown(live), _shown(predicted), fields)
+        if foreign:
+            self._take_over(wanted, live)
+        return Change("patched", kind, describe(wanted), _shown(live), _shown(self._apply(wanted)), fields)
+
+    def delete(
+        self, kind: str, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background",
+        dry_run: bool = False,
+    ) -> bool:
+        """Delete one object (this very one, if a uid is given); False where it was not there."""
+        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if dry_run:
+            body["dryRun"] = ["All"]
+        try:
+            self._request("DELETE", kind, namespace, name, body=body)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def raw(self, path: str, accept: str = "application/json") -> dict[str, Any]:
+        """Any other document of the API, for example discovery."""
+        response = self._send("GET", path, f"read {path}", query={"header_params": {"Accept": accept}})
+        found: dict[str, Any] = json.loads(response.data)
+        return found
+
+    def _create(self, wanted: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+        try:
+            return self._apply(wanted, dry_run=dry_run)
+        except ApiError as error:
+            # A dry run in a namespace that would be made first answers 404: it would be created there.
+            if dry_run and error.status == 404 and metadata(wanted).get("namespace"):
+                return wanted
+            raise
+
+    def _apply(self, wanted: dict[str, Any], dry_run: bool = False) -> dict[str, Any]:
+        data = metadata(wanted)
+        query = {"field_manager": MANAGER, "force_conflicts": "true", "dry_run": "All" if dry_run else None}
+        return self._request(
+            "PATCH",
+            wanted["kind"],
+            data.get("namespace"),
+            data["name"],
+            query=query,
+            body=wanted,
+            content_type="application/apply-patch+yaml",
+        )
+
+    @staticmethod
+    def _foreign_entries(wanted: Mapping[str, Any], predicted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+        """Whether a pod template that we adopt would keep containers of the manager that wrote it before us."""
+        template = wanted.get("spec", {}).get("template")
+        if not template or owned_fields(live) is not None:
+            return False
+        return any(
+            {item["name"] for item in predicted["spec"]["template"]["spec"].get(part) or ()}
+            - {item["name"] for item in template["spec"].get(part) or ()}
+            for part in ("containers", "initContainers", "volumes")
+        )
+
+    def _take_over(self, wanted: dict[str, Any], live: dict[str, Any]) -> None:
+        """Replace the template once, so that what a former manager owned and we dropped is gone."""
+        body = {**live, "spec": {**live["spec"], "template": wanted["spec"]["template"]}}
+        data = metadata(live)
+        self._request(
+            "PUT", wanted["kind"], data.get("namespace"), data["name"], query={"field_manager": MANAGER}, body=body
+        )
+
+    def _request(
+        self,
+        method: str,
+        kind: str,
+        namespace: str | None,
+        name: str | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        resource = RESOURCES[kind]
+        verb = _VERBS.get(method) or ("get" if name else "list")
+        where = f"{namespace + '/' if namespace and resource.namespaced else ''}{name or ''}"
+        sent = {**(query or {}), "content_type": content_type}
+        target = f"{verb} {kind} {where}".strip() if name else f"list {kind}s{f' in {namespace}' if namespace else ''}"
+        try:
+            response = self._send(method, resource.path(namespace, name), target, query=sent, body=body)
+        except ApiError as error:
+            if error.forbidden:
+                raise ApiError(f"{error}. {grant(kind, verb, namespace)}", error.status, error.reason) from error
+            raise
+        found: dict[str, Any] = json.loads(response.data)
+        if not name:
+            for item in found.get("items") or ():  # Lists leave these out of their items.
+                item.setdefault("kind", kind)
+                item.setdefault("apiVersion", resource.api_version)
+        return found
+
+    def _send(self, method: str, path: str, target: str, *, query: Mapping[str, Any], body: Any = None) -> Any:
+        params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
+        try:
+            return self._client.request(method, path, body=body, serialize=False, **params)
+        except Exception as error:
+            raise as_api_error(error, target) from error
+
+
+def as_api_error(error: Exception, target: str) -> ApiError:
+    """Turn whatever the client library raises into one sentence; what is no answer of a server has status 0."""
+    if isinstance(error, ApiError):
+        return error
+    status = getattr(error, "status", None)
+    if not status:
+        cause = str(getattr(error, "reason", None) or error)
+        return ApiError(
+            f"could not {target}: the API server does not answer ({' '.join(cause.split())}). "
+            "Check the kubeconfig, context or host, and the network"
+        )
+    reason, message = str(getattr(error, "reason", "") or ""), ""
+    try:
+        answer = json.loads(getattr(error, "body", None) or "{}")
+        reason, message = answer.get("reason") or reason, answer.get("message") or ""
+    except (ValueError, TypeError, AttributeError):
+        pass  # Not from an API server, for example a proxy's HTML page.
+    if status == 401:
+        return ApiError(f"could not {target}: the credentials are not accepted (expired?). Log in again", 401, reason)
+    return ApiError(f"could not {target}: {message or reason or f'HTTP status {status}'}", int(status), reason)
+
+
+def grant(kind: str, verb: str, namespace: str | None) -> str:
+    """The rule that is missing, as the administrator has to write it."""
+    resource = RESOURCES[kind]
+    # Server-side apply asks for patch, and for create where the object is not there yet.
+    verbs = ["create", "patch"] if verb == "patch" else [verb]
+    where = f"a Role in namespace {namespace}" if namespace and resource.namespaced else "a ClusterRole"
+    return (
+        f"Grant with {where}: apiGroups {json.dumps([resource.group])}, "
+        f"resources {json.dumps([resource.plural])}, verbs {json.dumps(verbs)}"
+    )
+
+
+def _shown(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """The object without what the server keeps for itself: what a diff is about."""
+    hidden = ("managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink")
+    data = {key: value for key, value in metadata(obj).items() if key not in hidden}
+    return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": data}
+
+
+def _content(obj: Mapping[str, Any]) -> str:
+    return json.dumps(_shown(obj), sort_keys=True)

@@ -1,0 +1,178 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From settings to the DaemonSets that hold the images: pure, and deterministic to the byte."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import BUILDER, DAEMONSET, IMAGE_SET, LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
+
+# Raised whenever the template of an unchanged set changes: it costs every user one roll of the cache.
+BUILDER_NUMBER = 1
+UID = 65532
+
+# Nodes on which no kubelet of ours holds images: the labels that virtual-kubelet and EKS Fargate document.
+VIRTUAL_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
+
+_HELPER_VOLUME = "kip"
+_HELPER_PATH = "/kip"
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def build_daemonsets(
+    settings: Settings,
+    *,
+    config_map_name: str = CONFIG_MAP_NAME,
+    owners: Sequence[Mapping[str, Any]] = (),
+    selector: Mapping[str, str] | None = None,
+    openshift: bool = False,
+) -> list[dict[str, Any]]:
+    """The DaemonSets of one image set: one pod a node, one container an image, in the order of the list.
+
+    :param owners: the objects whose going takes the cache away when all of them are gone (ConfigMap and Deployment,
+        as far as they exist, as the API server returns them).
+    :param selector: the ``matchLabels`` of a DaemonSet that is already there; they are immutable, so they are adopted.
+    :param openshift: the SCC of the namespace assigns the user, so none is named.
+    """
+    labels = {**LABELS, "app.kubernetes.io/component": "cache", IMAGE_SET: config_map_name}
+    match_labels = dict(selector) if selector else {DAEMONSET: settings.daemonset_name}
+    metadata: dict[str, Any] = {
+        "name": settings.daemonset_name,
+        "namespace": settings.namespace,
+        "labels": labels,
+        "ownerReferences": [_owner_reference(owner) for owner in owners],
+    }
+    if settings.daemonset_annotations:
+        metadata["annotations"] = dict(settings.daemonset_annotations)
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": metadata,
+            "spec": {
+                "selector": {"matchLabels": match_labels},
+                "updateStrategy": {
+                    "type": "RollingUpdate",
+                    "rollingUpdate": {"maxUnavailable": _int_or_percent(settings.max_unavailable), "maxSurge": 0},
+                },
+                "template": {
+                    "metadata": {
+                        "labels": {**labels, DAEMONSET: settings.daemonset_name, **match_labels},
+                        "annotations": {BUILDER: str(BUILDER_NUMBER)},
+                    },
+                    "spec": _pod_spec(settings, openshift),
+                },
+            },
+        }
+    ]
+
+
+def builder_number(daemonset: Mapping[str, Any]) -> int:
+    """The number of the builder that made a live DaemonSet's template; 0 where none (or no number) is written."""
+    annotations = daemonset["spec"]["template"].get("metadata", {}).get("annotations") or {}
+    text = str(annotations.get(BUILDER, "0"))
+    return int(text) if text.isdecimal() else 0
+
+
+def node_affinity(settings: Settings) -> dict[str, Any]:
+    """The user's affinity, with virtual nodes excluded in each of its terms (terms are alternatives)."""
+    affinity = copy.deepcopy(settings.affinity)
+    required = affinity.setdefault("nodeAffinity", {}).setdefault(_REQUIRED, {})
+    terms = required.setdefault("nodeSelectorTerms", [{}])
+    for term in terms:
+        expressions = term.setdefault("matchExpressions", [])
+        expressions += [{"key": key, "operator": "NotIn", "values": [value]} for key, value in VIRTUAL_NODES.items()]
+    return affinity
+
+
+def _owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
+    # blockOwnerDeletion stays unset: on OpenShift it needs rights on the owner's finalizers.
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+
+
+def _int_or_percent(text: str) -> int | str:
+    return text if text.endswith("%") else int(text)
+
+
+def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
+    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if not openshift:
+        security["runAsUser"] = UID
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": security,
+        "nodeSelector": {"kubernetes.io/os": "linux", **settings.node_selector},
+        "affinity": node_affinity(settings),
+        "volumes": [{"name": _HELPER_VOLUME, "emptyDir": {}}],
+        **_sleep_strategy(settings),
+    }
+    if settings.tolerations:
+        spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.priority_class_name:
+        spec["priorityClassName"] = settings.priority_class_name
+    if settings.cache_service_account_name:
+        spec["serviceAccountName"] = settings.cache_service_account_name
+    return spec
+
+
+def _sleep_strategy(settings: Settings) -> dict[str, Any]:
+    """One container an image, which runs a static ``sleep`` that an init container copied from the helper image."""
+    names = {image.name for image in settings.images}
+    helper = "copy-sleep"
+    while helper in names:  # Container names are unique in a pod, init containers included.
+        helper += "-0"
+    mount = {"name": _HELPER_VOLUME, "mountPath": _HELPER_PATH}
+    return {
+        "initContainers": [
+            {
+                "name": helper,
+                "image": settings.helper_image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["/bin/sh", "-c", f"cp /bin/sleep {_HELPER_PATH}/sleep"],
+                "volumeMounts": [mount],
+                **_container(settings),
+            }
+        ],
+        "containers": [
+            {
+                "name": image.name,
+                "image": image.image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": [f"{_HELPER_PATH}/sleep", "infinity"],
+                "workingDir": "/",
+                # Keeps the NVIDIA runtime's hook, and the memory it takes, out of images that ask for GPUs.
+                "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+                "volumeMounts": [{**mount, "readOnly": True}],
+                **_container(settings),
+            }
+            for image in settings.images
+        ],
+    }
+
+
+def _container(settings: Settings) -> dict[str, Any]:
+    return {
+        "resources": {
+            "requests": {"cpu": settings.caching_cpu_request, "memory": settings.caching_memory_request},
+            "limits": {"cpu": settings.caching_cpu_limit, "memory": settings.caching_memory_limit},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }

@@ -1,0 +1,539 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a DaemonSet, its pods, the nodes and the kubelets' events to a state for each image on each node, and a verdict.
+
+Pure: what was read goes in, a :class:`Report` comes out. Three witnesses tell of an image on a node, each with its
+blind spot: container statuses stand still until the kubelet's first pass through a pod has ended, events are dropped
+beyond a burst, and a node's image list is late and short, so that it proves presence and never absence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.images import ReferenceError, parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
+    selects,
+    toleration_for,
+    untolerated,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
+
+STATES = ("cached", "pulling", "waiting", "failed", "not_applicable", "released")
+JUST_JOINED = 60  # Seconds that a new node has before it counts.
+
+# What the kubelet calls an image that it could not get.
+_PULL_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+    "ImageInspectError",
+    "SignatureValidationFailed",
+)
+# The image is on the node and the container still does not run: later steps of the kubelet, after the pull.
+_AFTER_PULL = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff")
+# First match wins. The texts are those of containerd, CRI-O and the kubelet.
+_CLASSES = (
+    ("invalid_name", r"invalidimagename|invalid reference format|couldn't parse image name"),
+    ("no_platform", r"no match for platform|no matching manifest|no image found in (manifest|image index)"),
+    ("no_space", r"no space left|disk quota exceeded"),
+    ("rate_limit", r"toomanyrequests|too many requests|\b429\b|rate limit"),
+    (
+        "unauthorized",
+        r"unauthorized|\b401\b|\b403\b|authorization failed|no basic auth|denied|authentication required|forbidden"
+        r"|errimageneverpull",
+    ),
+    ("unknown_host", r"no such host|server misbehaving|name resolution|dial tcp: lookup"),
+    ("not_found", r"not found|manifest unknown|\bnotfound\b|name unknown|repository .* does not exist"),
+    (
+        "network",
+        r"connection refused|connection reset|timed? ?out|timeout|deadline exceeded|no route to host|\beof\b"
+        r"|network is unreachable|tls:|x509|http: server gave http|\b50[0-9]\b|unavailable",
+    ),
+    ("runtime", r"failed to extract|failed to unpack|failed to apply|unexpected media type|signature|corrupt|verif"),
+)
+# Nobody but a person can mend these; the others may pass.
+PERMANENT = frozenset({"not_found", "unauthorized", "invalid_name", "no_platform"})
+REMEDIES = {
+    "not_found": "correct the tag or the repository, or push the image",
+    "unauthorized": "name a pull secret that may read the image with image_pull_secrets; the secret must be in the "
+    "puller's namespace",
+    "unknown_host": "correct the registry's host name, or mend the nodes' name service",
+    "network": "check that the nodes reach the registry",
+    "rate_limit": "wait, use credentials, or a mirror",
+    "no_space": "free space on the node's image file system, or cache fewer images there",
+    "invalid_name": "correct the image reference",
+    "no_platform": "choose an image for the nodes' architecture, or leave those nodes out with node_selector",
+    "runtime": "look at the message and at the container runtime's log on the node",
+    "other": "look at the message",
+}
+_GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
+_NOT_ITS_TURN = "pull QPS exceeded"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image on one node; None where nobody told. ``since`` is RFC 3339, ``size`` bytes, ``held``: not collectable."""
+
+    node: str
+    name: str
+    image: str
+    state: str
+    class_: str | None = None
+    held: bool = False
+    reason: str | None = None
+    message: str | None = None
+    digest: str | None = None
+    since: str | None = None
+    pull_seconds: float | None = None
+    size: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as the modules return it."""
+        row = asdict(self)
+        row["class"] = row.pop("class_")
+        return row
+
+
+@dataclass(frozen=True)
+class Report:
+    """The truth at one moment. ``excused`` and ``skipped`` map a node to why it does not count."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    rows: tuple[Row, ...] = ()
+    images: tuple[CachedImage, ...] = ()
+    nodes: tuple[str, ...] = ()
+    excused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    inferred: bool = False
+
+    @property
+    def counted(self) -> tuple[Row, ...]:
+        """The rows of the nodes that are not excused."""
+        return tuple(row for row in self.rows if row.node not in self.excused)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that the modules return: always all keys."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "inferred": self.inferred,
+            "summary": {
+                "images": len(self.images),
+                "nodes": len(self.nodes) - len(self.excused),
+                "excused_nodes": len(self.excused),
+                **_count(self.counted),
+            },
+            "images": [self._image(image) for image in self.images],
+            "nodes": [self._node(node) for node in self.nodes]
+            + [{"name": node, "excused": None, "skipped": why, **_count(())} for node, why in self.skipped.items()],
+            "rows": [row.as_dict() for row in self.rows],
+        }
+
+    def _image(self, image: CachedImage) -> dict[str, Any]:
+        rows = [row for row in self.counted if row.name == image.name]
+        worst = next((row for row in rows if row.state == "failed"), None) or next(
+            (row for row in rows if row.state != "cached" or row.reason), None
+        )
+        return {
+            "name": image.name,
+            "image": image.image,
+            "nodes": len(rows),
+            **_count(rows),
+            "class": worst.class_ if worst else None,
+            "reason": worst.reason if worst else None,
+            "message": worst.message if worst else None,
+        }
+
+    def _node(self, node: str) -> dict[str, Any]:
+        rows = [row for row in self.rows if row.node == node]
+        return {"name": node, "excused": self.excused.get(node), "skipped": None, **_count(rows)}
+
+
+def _count(rows: Sequence[Row]) -> dict[str, int]:
+    return {state: sum(row.state == state for row in rows) for state in STATES}
+
+
+def classify(reason: str, message: str) -> str:
+    """The class of a failed pull, from the kubelet's reason and message; ``other`` for what was never seen."""
+    text = f"{reason} {message}".lower()
+    return next((name for name, pattern in _CLASSES if re.search(pattern, text)), "other")
+
+
+def assess(
+    images: Sequence[CachedImage],
+    daemonset: Mapping[str, Any] | None,
+    pods: Iterable[Mapping[str, Any]],
+    nodes: Iterable[Mapping[str, Any]] | None,
+    events: Iterable[Mapping[str, Any]] = (),
+    *,
+    now: datetime | None = None,
+) -> Report:
+    """Judge one image set.
+
+    :param images: the images that are wanted.
+    :param daemonset: the live DaemonSet, None where there is none.
+    :param pods: the DaemonSet's pods.
+    :param nodes: all nodes; None where they may not be read, then the pods and the DaemonSet's status tell of nodes.
+    :param events: events of the pods and of the DaemonSet.
+    :param now: the time to judge at.
+    """
+    wanted = tuple(images)
+    if daemonset is None:
+        return Report("Absent", ("the DaemonSet does not exist",), images=wanted, inferred=nodes is None)
+    now = now or datetime.now(timezone.utc)
+    by_node = _pods_by_node(pods)
+    told = list(events)
+    skipped: dict[str, str] = {}
+    excused: dict[str, str] = {}
+    documents: dict[str, Mapping[str, Any]] = {}
+    if nodes is None:
+        names = sorted(by_node)
+    else:
+        documents, skipped = _matching_nodes(daemonset["spec"]["template"]["spec"], nodes)
+        names = sorted(documents)
+        excused = {
+            name: why for name in names if (why := _excuse(documents[name], by_node.get(name), daemonset, now))
+        }
+    pulls = _pull_events(told)
+    rows = tuple(
+        _row(image, name, by_node.get(name), documents.get(name), pulls)
+        for name in names
+        for image in wanted
+    )
+    rows = _not_applicable(rows)
+    verdict, reasons = _verdict(daemonset, rows, names, excused, skipped, _failed_create(told), nodes is None)
+    return Report(verdict, reasons, rows, wanted, tuple(names), excused, skipped, nodes is None)
+
+
+def pull_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Class and message of a container status whose image can't be pulled; None for any other."""
+    waiting = (status.get("state") or {}).get("waiting") or {}
+    reason, message = waiting.get("reason") or "", waiting.get("message") or ""
+    if reason not in _PULL_REASONS or _NOT_ITS_TURN in message:
+        return None
+    return classify(reason, message), message or reason
+
+
+def pod_node(pod: Mapping[str, Any]) -> str | None:
+    """The node that a DaemonSet's pod is for, also before it was bound there."""
+    if pod["spec"].get("nodeName"):
+        return str(pod["spec"]["nodeName"])
+    required = ((pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
+    for term in required.get("nodeSelectorTerms") or ():
+        for expression in term.get("matchFields") or ():
+            if expression.get("key") == "metadata.name" and len(expression.get("values") or ()) == 1:
+                return str(expression["values"][0])
+    return None
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _matching_nodes(
+    pod_spec: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    matching, skipped = {}, {}
+    for node in nodes:
+        if not selects(pod_spec, node):
+            continue
+        name = node["metadata"]["name"]
+        taints = untolerated(pod_spec, node)
+        if taints:
+            skipped[name] = "taint; needed toleration: " + ", ".join(str(toleration_for(taint)) for taint in taints)
+        else:
+            matching[name] = node
+    return matching, skipped
+
+
+def _excuse(
+    node: Mapping[str, Any], pod: Mapping[str, Any] | None, daemonset: Mapping[str, Any], now: datetime
+) -> str | None:
+    spec = node.get("spec") or {}
+    if node["metadata"].get("deletionTimestamp") or any(t.get("key") in _GOING for t in spec.get("taints") or ()):
+        return "the node is going away"
+    conditions = {c["type"]: c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
+    if conditions.get("Ready") != "True":
+        return "the node is not ready"
+    if pod is None:
+        if spec.get("unschedulable"):
+            return "the node is cordoned and has no pod"
+        joined, made = (_time(obj["metadata"].get("creationTimestamp")) for obj in (node, daemonset))
+        if joined and made and joined > made and (now - joined).total_seconds() < JUST_JOINED:
+            return "the node has just joined"
+    elif pod["metadata"].get("deletionTimestamp"):
+        return "the pod is terminating"
+    return None
+
+
+def _pods_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The pod that counts on each node: not a terminating one if there is another, else the youngest."""
+    chosen: dict[str, Mapping[str, Any]] = {}
+    order = sorted(
+        pods,
+        key=lambda pod: (
+            not pod["metadata"].get("deletionTimestamp"),
+            (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded"),
+            pod["metadata"].get("creationTimestamp") or "",
+        ),
+    )
+    for pod in order:
+        name = pod_node(pod)
+        if name:
+            chosen[name] = pod
+    return chosen
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+    except ValueError:
+        return None
+
+
+# --- one image on one node -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pull:
+    """The newest thing that a kubelet's events tell of one image of one pod."""
+
+    state: str
+    message: str = ""
+    since: str | None = None
+    seconds: float | None = None
+    size: int | None = None
+
+
+_PULLING = re.compile(r'^Pulling image "([^"]+)"')
+_PULLED = re.compile(r'^Successfully pulled image "([^"]+)" in (\S+)(?: \(.*\))?\.(?: Image size: (\d+) bytes\.)?')
+_PRESENT = re.compile(r'^Container image "([^"]+)" already present')
+_FAILED = re.compile(r'^Failed to pull image "([^"]+)": (.*)', re.DOTALL)
+
+
+def _pull_events(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _Pull]:
+    """(uid of the pod, image) -> what the kubelet said last of it."""
+    order = sorted(events, key=_event_time)
+    told: dict[tuple[str, str], _Pull] = {}
+    for event in order:
+        uid = (event.get("involvedObject") or {}).get("uid", "")
+        message, since = event.get("message") or "", _event_time(event) or None
+        if match := _PULLING.match(message):
+            told[uid, match.group(1)] = _Pull("pulling", since=since)
+        elif match := _PULLED.match(message):
+            size = int(match.group(3)) if match.group(3) else None
+            told[uid, match.group(1)] = _Pull("cached", "", since, go_seconds(match.group(2)), size)
+        elif match := _PRESENT.match(message):
+            earlier = told.get((uid, match.group(1)))
+            told[uid, match.group(1)] = earlier if earlier and earlier.state == "cached" else _Pull("cached", since=since)
+        elif match := _FAILED.match(message):
+            told[uid, match.group(1)] = _Pull("failed", match.group(2), since)
+    return told
+
+
+def _event_time(event: Mapping[str, Any]) -> str:
+    series = event.get("series") or {}
+    return str(
+        series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+        or event["metadata"].get("creationTimestamp") or ""
+    )
+
+
+def go_seconds(text: str) -> float | None:
+    """Seconds of a Go duration such as ``1m2.5s`` or ``33ms``; None for anything else."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+    parts = re.findall(r"([0-9]*\.?[0-9]+)(ms|us|µs|ns|h|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return round(sum(float(number) * units[unit] for number, unit in parts), 6)
+
+
+def _row(
+    image: CachedImage,
+    node: str,
+    pod: Mapping[str, Any] | None,
+    document: Mapping[str, Any] | None,
+    pulls: Mapping[tuple[str, str], _Pull],
+) -> Row:
+    row = _row_of_pod(image, node, pod, pulls)
+    if row.state in ("waiting", "pulling") and document is not None and _on_node(image.image, document):
+        return Row(node, image.name, image.image, "cached", reason=row.reason, message="the node lists the image")
+    return row
+
+
+def _row_of_pod(
+    image: CachedImage, node: str, pod: Mapping[str, Any] | None, pulls: Mapping[tuple[str, str], _Pull]
+) -> Row:
+    def row(state: str, **more: Any) -> Row:
+        return Row(node, image.name, image.image, state, **more)
+
+    if pod is None:
+        return row("waiting", reason="NoPod", message="there is no pod on the node yet")
+    status = pod.get("status") or {}
+    if status.get("phase") == "Failed" and status.get("reason") in ("Evicted", "NodePressure"):
+        return row("released", reason=status["reason"], message=status.get("message"))
+    if not any(c["name"] == image.name and c.get("image") == image.image for c in pod["spec"]["containers"]):
+        return row("waiting", reason="OldRevision", message="the node still has a pod of the former list")
+    container = next((c for c in status.get("containerStatuses") or () if c["name"] == image.name), None)
+    told = pulls.get((pod["metadata"].get("uid", ""), image.image))
+    pull = {"pull_seconds": told.seconds, "size": told.size} if told else {}
+    state = (container or {}).get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, message = waiting.get("reason"), waiting.get("message")
+    if container and container.get("imageID"):
+        shown = _trouble(container, state)
+        started = (state.get("running") or {}).get("startedAt")
+        return row("cached", held=True, digest=_digest(container["imageID"]), since=started, **shown, **pull)
+    if reason in _AFTER_PULL:
+        return row("cached", reason=reason, message=message, **pull)
+    if reason in _PULL_REASONS:
+        return _failed(row, reason, message or "", told)
+    if told and told.state == "cached":
+        return row("cached", since=told.since, **pull)
+    if told and told.state == "failed":
+        return _failed(row, "ErrImagePull", told.message, told)
+    helper = _helper_failure(status)
+    if helper:
+        reason, message = helper
+        return row("failed", class_=classify(reason, message), reason=reason, message=f"helper image: {message}")
+    if told and told.state == "pulling":
+        return row("pulling", since=told.since)
+    scheduled = next((c for c in status.get("conditions") or () if c.get("type") == "PodScheduled"), {})
+    if scheduled.get("status") == "False":
+        return row("waiting", reason=scheduled.get("reason"), message=scheduled.get("message"))
+    return row("waiting", reason=reason, message=message)
+
+
+def _failed(row: Any, reason: str, message: str, told: _Pull | None) -> Row:
+    if _NOT_ITS_TURN in message:
+        result: Row = row("waiting", reason=reason, message=message)
+        return result
+    # A back-off of an older kubelet says only that it waits; the event before it says why.
+    said = told.message if told and told.state == "failed" and classify(reason, message) == "other" else message
+    failed: Row = row("failed", class_=classify(reason, said), reason=reason, message=said or message)
+    return failed
+
+
+def _trouble(container: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a container does not run although its image is there."""
+    waiting = state.get("waiting")
+    ended = state.get("terminated") or ((container.get("lastState") or {}).get("terminated") if waiting else None)
+    if waiting or ended:
+        told = {**(ended or {}), **(waiting or {})}
+        return {"reason": told.get("reason"), "message": told.get("message") or (ended or {}).get("message")}
+    return {}
+
+
+def _helper_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    for container in status.get("initContainerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _PULL_REASONS + _AFTER_PULL:
+            return waiting["reason"], f"{container.get('image')}: {waiting.get('message') or ''}"
+    return None
+
+
+def _digest(image_id: str) -> str | None:
+    """``sha256:...`` of an imageID such as ``repo@sha256:...`` or ``docker-pullable://repo@sha256:...``."""
+    match = re.search(r"[a-z0-9]+:[0-9a-f]{32,}$", image_id)
+    return match.group() if match else None
+
+
+def _on_node(image: str, document: Mapping[str, Any]) -> bool:
+    try:
+        full = str(parse_reference(image))
+    except ReferenceError:
+        return False
+    listed = (document.get("status") or {}).get("images") or ()
+    return any(full == name or image == name for entry in listed for name in entry.get("names") or ())
+
+
+def _not_applicable(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """An image that lacks a platform for some nodes does not apply there; one that lacks it for all has failed."""
+    others = {row.name for row in rows if row.class_ != "no_platform"}
+    return tuple(
+        Row(**{**asdict(row), "state": "not_applicable"}) if row.class_ == "no_platform" and row.name in others else row
+        for row in rows
+    )
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+
+def _failed_create(events: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the DaemonSet controller said last when it could not create pods: a quota, or admission."""
+    said = [e for e in events if e.get("reason") == "FailedCreate"]
+    return str(max(said, key=_event_time).get("message")) if said else None
+
+
+def _verdict(
+    daemonset: Mapping[str, Any],
+    rows: tuple[Row, ...],
+    names: Sequence[str],
+    excused: Mapping[str, str],
+    skipped: Mapping[str, str],
+    failed_create: str | None,
+    inferred: bool,
+) -> tuple[str, tuple[str, ...]]:
+    status = daemonset.get("status") or {}
+    observed = status.get("observedGeneration", 0) >= daemonset["metadata"].get("generation", 0)
+    if daemonset["metadata"].get("deletionTimestamp"):
+        return "Progressing", ("the DaemonSet is being deleted",)
+    if inferred and not observed:
+        return "Progressing", ("the DaemonSet controller has not seen the DaemonSet yet",)
+    expected = status.get("desiredNumberScheduled", 0) if inferred else len(names)
+    if not expected:
+        reasons = ["no node matches the node selector, affinity and tolerations"]
+        reasons += [f"node {name} is skipped: {why}" for name, why in list(skipped.items())[:5]]
+        return "NoMatchingNodes", tuple(reasons)
+    counted = [row for row in rows if row.node not in excused]
+    if not counted and not inferred:
+        return "Progressing", ("every node that matches is excused; see the nodes",)
+    failed = [row for row in counted if row.state == "failed"]
+    if failed:
+        return "Degraded", tuple(failure_sentences(failed))
+    missing = expected - len(names) if inferred else 0
+    pending = [row for row in counted if row.state in ("waiting", "pulling")]
+    lacking = missing > 0 or any(row.reason == "NoPod" for row in pending)
+    if lacking and failed_create:
+        return "Degraded", (f"pods can't be created: {failed_create}",)
+    reasons = []
+    if not observed:
+        reasons.append("the DaemonSet controller has not seen the last change yet")
+    if pending:
+        nodes = len({row.node for row in pending})
+        reasons.append(f"{len({row.name for row in pending})} images are still to come on {nodes} nodes")
+    if missing > 0:
+        reasons.append(f"{missing} nodes have no pod yet")
+    if reasons:
+        return "Progressing", tuple(reasons)
+    released = [row for row in counted if row.state == "released"]
+    if released:
+        nodes = len({row.node for row in released})
+        return "Healthy", (f"the cache was given back on {nodes} nodes under pressure",)
+    return "Healthy", ()
+
+
+def failure_sentences(rows: Iterable[Row]) -> list[str]:
+    """One sentence for each image and class: image, nodes, kubelet's words, remedy; as long for 1 node as for 3,000."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.name, row.image, row.class_ or "other"), []).append(row)
+    sentences = []
+    for (name, image, class_), found in groups.items():
+        nodes = [row.node for row in found]
+        shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        sentences.append(
+            f"{name} ({image}) failed on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} ({shown}): {class_}. "
+            f"The kubelet says: {found[0].message or found[0].reason}. Remedy: {REMEDIES[class_]}."
+        )
+    return sentences

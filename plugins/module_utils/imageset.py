@@ -1,0 +1,185 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One image set on a cluster: read its settings, make what is wanted, observe, carry a decision out.
+
+The modules and the controller share these steps; the decision between them is ``reconcile.decide``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, describe, is_ours
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    CONFIG_MAP_NAME,
+    DEFAULT_IMAGES,
+    CachedImage,
+    Reading,
+    Settings,
+    format_images,
+    from_config_map,
+    from_options,
+)
+
+_GONE_PAUSE = 0.2
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The names by which a set is found: one ConfigMap is one set, its controller a Deployment (or none)."""
+
+    namespace: str
+    config_map_name: str = CONFIG_MAP_NAME
+    deployment_name: str = ""
+
+
+def read_settings(cluster: Cluster, image_set: ImageSet) -> Reading | None:
+    """What the set's ConfigMap says; None where there is no ConfigMap."""
+    config_map = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
+    return None if config_map is None else from_config_map(config_map.get("data") or {})
+
+
+def merge_options(cluster: Cluster, image_set: ImageSet, options: Mapping[str, Any]) -> Reading:
+    """Read options; images left out keep the list of an existing ConfigMap, and are the default list on a fresh one."""
+    if options.get("images") not in (None, ""):
+        return from_options(options)
+    config_map = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
+    kept = ((config_map or {}).get("data") or {}).get("IMAGES", "").strip()
+    reading = from_options({**options, "images": kept or None})
+    if kept:
+        note = f"images were not given: the list of ConfigMap {image_set.namespace}/{image_set.config_map_name} is kept"
+    else:
+        note = f"images were not given: the default list is used ({format_images(DEFAULT_IMAGES)})"
+    return Reading(reading.settings, reading.problems, (*reading.notes, note))
+
+
+def desired_daemonset(
+    cluster: Cluster, image_set: ImageSet, settings: Settings, live: Mapping[str, Any] | None, *, openshift: bool
+) -> dict[str, Any]:
+    """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there."""
+    owners = []
+    if settings.namespace == image_set.namespace:  # An owner in another namespace does not exist for the API.
+        owners.append(cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace))
+        if image_set.deployment_name:
+            owners.append(cluster.get("Deployment", image_set.deployment_name, image_set.namespace))
+    selector = ((live or {}).get("spec") or {}).get("selector", {}).get("matchLabels")
+    (daemonset,) = build_daemonsets(
+        settings,
+        config_map_name=image_set.config_map_name,
+        owners=[owner for owner in owners if owner and not owner["metadata"].get("deletionTimestamp")],
+        selector=selector,
+        openshift=openshift,
+    )
+    return daemonset
+
+
+def is_openshift(cluster: Cluster) -> bool:
+    """Whether the cluster is OpenShift: it serves route.openshift.io."""
+    try:
+        cluster.raw("/apis/route.openshift.io")
+    except ApiError as error:
+        if error.status in (403, 404):
+            return False
+        raise
+    return True
+
+
+def observe(
+    cluster: Cluster,
+    images: Sequence[CachedImage],
+    live: Mapping[str, Any] | None,
+    *,
+    read_nodes: bool = True,
+) -> Report:
+    """Read what tells of the set and judge it; nodes that may not be read are inferred from the pods."""
+    if live is None:
+        return assess(images, None, [], [] if read_nodes else None)
+    pods = pods_of(cluster, live)
+    events = _events(cluster, live["metadata"]["namespace"], {_uid(live), *map(_uid, pods)})
+    return assess(images, live, pods, _nodes(cluster) if read_nodes else None, events)
+
+
+def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pods that belong to this very DaemonSet."""
+    match_labels = daemonset["spec"]["selector"].get("matchLabels") or {}
+    labels = ",".join(f"{key}={value}" for key, value in match_labels.items())
+    pods, _version = cluster.list("Pod", daemonset["metadata"]["namespace"], labels=labels)
+    uid = _uid(daemonset)
+    return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ())]
+
+
+def carry_out(
+    cluster: Cluster,
+    decision: Decision,
+    desired: dict[str, Any],
+    live: dict[str, Any] | None,
+    *,
+    dry_run: bool = False,
+    timeout: float = 60,
+) -> Change:
+    """Do what was decided; RuntimeError for ``refuse`` and for a DaemonSet that does not go within the timeout."""
+    if decision.action == "refuse":
+        raise RuntimeError("; ".join(decision.reasons))
+    if decision.action == "none":
+        return Change("none", "DaemonSet", describe(desired))
+    if decision.action == "recreate" and live is not None:
+        cluster.delete(
+            "DaemonSet", live["metadata"]["name"], live["metadata"]["namespace"], uid=_uid(live), dry_run=dry_run
+        )
+    if decision.action in ("recreate", "wait") and live is not None:
+        if dry_run:
+            return Change("recreated", "DaemonSet", describe(desired), live, desired)
+        wait_until_gone(cluster, live, timeout)
+        made = cluster.keep(desired)
+        return Change("recreated", "DaemonSet", describe(desired), live, made.after)
+    return cluster.keep(desired, live=live, dry_run=dry_run)
+
+
+def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:
+    """Wait until the object with this uid is gone; RuntimeError after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    data = live["metadata"]
+    while True:
+        now = cluster.get(live["kind"], data["name"], data.get("namespace"))
+        if now is None or _uid(now) != data["uid"]:
+            return
+        if time.monotonic() > end:
+            raise RuntimeError(f"{describe(live)} is still being deleted after {timeout:.0f} s")
+        time.sleep(_GONE_PAUSE)
+
+
+def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]]:
+    """The DaemonSets of this set that we made, whatever their name."""
+    found, _version = cluster.list("DaemonSet", image_set.namespace, labels=f"{IMAGE_SET}={image_set.config_map_name}")
+    return [daemonset for daemonset in found if is_ours(daemonset)]
+
+
+def _nodes(cluster: Cluster) -> list[dict[str, Any]] | None:
+    try:
+        return cluster.list("Node")[0]
+    except ApiError as error:
+        if error.forbidden:
+            return None
+        raise
+
+
+def _events(cluster: Cluster, namespace: str, uids: set[str]) -> list[dict[str, Any]]:
+    try:
+        events, _version = cluster.list("Event", namespace)
+    except ApiError as error:
+        if error.forbidden:
+            return []
+        raise
+    return [event for event in events if (event.get("involvedObject") or {}).get("uid") in uids]
+
+
+def _uid(obj: Mapping[str, Any]) -> str:
+    return str(obj["metadata"]["uid"])

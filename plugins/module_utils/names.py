@@ -1,0 +1,35 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names that several rooms share: labels, annotations, the field manager, how an object is called in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MANAGER = "kubecache.image_puller"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+IMAGE_SET = "kubecache.io/image-set"
+DAEMONSET = "kubecache.io/daemonset"
+BUILDER = "kubecache.io/builder"
+
+LABELS = {"app.kubernetes.io/name": "kubernetes-image-puller", MANAGED_BY: MANAGER}
+
+
+def metadata(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """The object's metadata; empty where there is none."""
+    found: dict[str, Any] = obj.get("metadata") or {}
+    return found
+
+
+def describe(obj: Mapping[str, Any]) -> str:
+    """``DaemonSet k8s-image-puller/kubernetes-image-puller``: how every sentence calls an object."""
+    data = metadata(obj)
+    namespace = data.get("namespace")
+    return f"{obj.get('kind')} {namespace + '/' if namespace else ''}{data.get('name')}"
+
+
+def is_ours(obj: Mapping[str, Any]) -> bool:
+    """Whether this collection made the object (or took it over)."""
+    return (metadata(obj).get("labels") or {}).get(MANAGED_BY) == MANAGER

@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_puller_config
+short_description: Keep the ConfigMap that holds the settings of one set of images
+version_added: 0.1.0
+description:
+  - Reads the settings, reports every problem at once before anything is changed, and keeps the ConfigMap.
+  - The controller follows a changed ConfigMap within a second, without a restart.
+extends_documentation_fragment:
+  - kubecache.image_puller.attributes
+  - kubecache.image_puller.kubernetes
+  - kubecache.image_puller.settings
+  - kubecache.image_puller.settings.names
+options:
+  state:
+    description:
+      - Whether the ConfigMap is there. Without it the controller stands down, and removes nothing.
+      - With V(absent), a ConfigMap that was not made by the Image Puller is refused.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: kubecache.image_puller.image_puller_install
+author:
+  - Image Puller maintainers (@kubecache)
+"""
+
+EXAMPLES = r"""
+- name: Cache two images
+  kubecache.image_puller.image_puller_config:
+    images:
+      java11: registry.example.com/team/java11:2.1
+      theia: registry.example.com/team/theia:2.1
+    node_selector:
+      node-role.kubernetes.io/worker: ""
+"""
+
+RETURN = r"""
+settings:
+  description:
+    - The settings as they were understood, every option of the settings.
+    - With O(state=absent) those of the ConfigMap that was there, or null.
+  returned: always
+  type: dict
+  sample:
+    daemonset_name: kubernetes-image-puller
+    images:
+      - name: java11
+        image: registry.example.com/team/java11:2.1
+cost:
+  description: What the set asks of each node that caches it, as Kubernetes quantities.
+  returned: when O(state=present)
+  type: dict
+  sample:
+    pods: 1
+    images: 2
+    cpu_requests: 100m
+    cpu_limits: 400m
+    memory_requests: 20Mi
+    memory_limits: 40Mi
+notes:
+  description: Sentences about the settings which are no problems.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+"""
+
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    merge_options,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
+    NAME_ARGUMENTS,
+    SETTINGS_ARGUMENTS,
+    diff_of,
+    given_settings,
+    make_module,
+    run,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    from_config_map,
+    require,
+    to_options,
+)
+
+ARGUMENTS: dict[str, Any] = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+
+
+def main() -> None:
+    module = make_module(NAME_ARGUMENTS, SETTINGS_ARGUMENTS, ARGUMENTS)
+    image_set = ImageSet(module.params["namespace"], module.params["config_map_name"])
+
+    def present(cluster: Cluster) -> dict[str, Any]:
+        live = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
+        reading = merge_options(cluster, image_set, _with_kept_names(given_settings(module), live))
+        settings = require(reading)
+        installation = objects.Installation(config_map_name=image_set.config_map_name)
+        change = cluster.keep(objects.config_map(installation, settings), dry_run=module.check_mode, live=live)
+        return {
+            "changed": change.changed,
+            "settings": to_options(settings),
+            "cost": cost_per_node(settings),
+            "notes": list(reading.notes),
+            "warnings": list(change.notes),
+            "diff": diff_of([change]),
+        }
+
+    def absent(cluster: Cluster) -> dict[str, Any]:
+        name, namespace = image_set.config_map_name, image_set.namespace
+        live = cluster.get("ConfigMap", name, namespace)
+        if live is None:
+            return {"changed": False, "settings": None, "notes": []}
+        if not is_ours(live):
+            raise RuntimeError(
+                f"{describe(live)} was not made by the Image Puller and is left alone. Delete it by hand"
+            )
+        reading = from_config_map(live.get("data") or {})
+        cluster.delete("ConfigMap", name, namespace, uid=live["metadata"]["uid"], dry_run=module.check_mode)
+        settings = to_options(reading.settings) if reading.settings else None
+        change = Change("deleted", "ConfigMap", describe(live), live)
+        return {"changed": True, "settings": settings, "notes": list(reading.notes), "diff": diff_of([change])}
+
+    run(module, present if module.params["state"] == "present" else absent)
+
+
+def _with_kept_names(options: dict[str, Any], live: dict[str, Any] | None) -> dict[str, Any]:
+    """What the installation chose for the cache's pods stays when this module changes the rest."""
+    reading = from_config_map((live or {}).get("data") or {})
+    kept = to_options(reading.settings) if live and reading.settings else {}
+    names = ("priority_class_name", "cache_service_account_name")
+    return {**options, **{name: options.get(name) or kept.get(name) for name in names}}
+
+
+if __name__ == "__main__":
+    main()

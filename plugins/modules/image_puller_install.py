@@ -1,0 +1,298 @@
+#!/usr/bin/python
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_puller_install
+short_description: Install or remove everything of the Image Puller but its DaemonSet
+version_added: 0.1.0
+description:
+  - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
+    controller's Deployment, all in one call.
+  - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
+    Image Puller. What others added to the objects stays.
+  - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
+    asked for.
+extends_documentation_fragment:
+  - kubecache.image_puller.attributes
+  - kubecache.image_puller.kubernetes
+  - kubecache.image_puller.settings
+  - kubecache.image_puller.settings.names
+  - kubecache.image_puller.settings.deployment
+options:
+  state:
+    description:
+      - V(present) keeps the objects.
+      - V(absent) removes those that V(present) made, and tells what it left and why. Remove the DaemonSet first, with
+        M(kubecache.image_puller.image_puller_config) and M(kubecache.image_puller.image_puller_daemonset).
+    type: str
+    choices: [present, absent]
+    default: present
+  image:
+    description:
+      - The controller's image. Default is V(ghcr.io/kubecache/image-puller) in the version of this collection.
+    type: str
+  service_account_name:
+    description:
+      - The ServiceAccount of the controller.
+    type: str
+    default: k8s-image-puller
+  create_namespace:
+    description:
+      - Whether to create a namespace that does not exist. V(true) insists on it, V(false) fails when it is missing.
+      - When left out, it is created where that is allowed.
+    type: bool
+  create_priority_class:
+    description:
+      - Whether to create the PriorityClass V(image-puller-cache), with which the cache gives way before any user's pod.
+        V(true) insists on it, V(false) does without.
+      - When left out, it is created where that is allowed and O(priority_class_name) names no other.
+    type: bool
+  read_nodes:
+    description:
+      - Whether the controller may read nodes. V(true) insists on it, V(false) takes the right away; then the controller
+        infers the nodes from its pods.
+      - When left out, the right is granted where that is allowed.
+    type: bool
+  controller:
+    description:
+      - Whether the controller runs in the cluster. With V(false) its objects are removed, and Ansible alone keeps the
+        DaemonSet.
+    type: bool
+    default: true
+  deployment_priority_class_name:
+    description:
+      - PriorityClass of the controller's pod.
+    type: str
+  deployment_cpu_request:
+    description:
+      - CPU request of the controller's container.
+    type: str
+    default: 50m
+  deployment_memory_request:
+    description:
+      - Memory request of the controller's container.
+    type: str
+    default: 64Mi
+  deployment_cpu_limit:
+    description:
+      - CPU limit of the controller's container.
+    type: str
+    default: 200m
+  deployment_memory_limit:
+    description:
+      - Memory limit of the controller's container.
+    type: str
+    default: 256Mi
+  wait:
+    description:
+      - Whether to wait until the controller is available. An image that can't be pulled ends the wait at once.
+    type: bool
+    default: false
+  wait_timeout:
+    description:
+      - Seconds to wait for the controller, or with O(state=absent) for the namespace to go.
+    type: int
+    default: 120
+seealso:
+  - module: kubecache.image_puller.image_puller_daemonset
+  - module: kubecache.image_puller.image_puller_config
+author:
+  - Image Puller maintainers (@kubecache)
+"""
+
+EXAMPLES = r"""
+- name: Install the Image Puller
+  kubecache.image_puller.image_puller_install:
+    images:
+      java11: registry.example.com/team/java11:2.1
+      theia: registry.example.com/team/theia:2.1
+    wait: true
+
+- name: Install into a namespace that is there, without rights outside it
+  kubecache.image_puller.image_puller_install:
+    namespace: team-cache
+    create_namespace: false
+    create_priority_class: false
+    read_nodes: false
+    images: java11=registry.example.com/team/java11:2.1;
+
+- name: Remove the Image Puller
+  kubecache.image_puller.image_puller_install:
+    state: absent
+"""
+
+RETURN = r"""
+settings:
+  description: The settings as they were understood, every option of the settings.
+  returned: always
+  type: dict
+  sample:
+    daemonset_name: kubernetes-image-puller
+    images:
+      - name: java11
+        image: registry.example.com/team/java11:2.1
+cost:
+  description: What the set asks of each node that caches it, as Kubernetes quantities.
+  returned: when O(state=present)
+  type: dict
+  sample:
+    pods: 1
+    images: 2
+    cpu_requests: 100m
+    cpu_limits: 400m
+    memory_requests: 20Mi
+    memory_limits: 40Mi
+objects:
+  description: What was done, or in check mode would be done, to each object.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The object's kind.
+      type: str
+      sample: ConfigMap
+    name:
+      description: Kind, namespace and name.
+      type: str
+      sample: ConfigMap k8s-image-puller/k8s-image-puller
+    action:
+      description: One of V(none), V(created), V(patched), V(deleted).
+      type: str
+      sample: created
+    fields:
+      description: The fields that were the reason for V(patched).
+      type: list
+      elements: str
+      sample: ["data.IMAGES"]
+notes:
+  description: Sentences about the settings which are no problems.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+left:
+  description: With O(state=absent), what stays in the cluster and why.
+  returned: always
+  type: list
+  elements: str
+  sample: ["Namespace team-cache stays: it was not made by the Image Puller"]
+"""
+
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    is_openshift,
+    merge_options,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
+    IMAGE,
+    SERVICE_ACCOUNT_NAME,
+    Installation,
+    Resources,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
+    Choices,
+    Outcome,
+    install,
+    uninstall,
+    wait_for_controller,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
+    DEPLOYMENT_ARGUMENT,
+    NAME_ARGUMENTS,
+    SETTINGS_ARGUMENTS,
+    Failure,
+    diff_of,
+    given_settings,
+    make_module,
+    run,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require, to_options
+
+_DEFAULT_RESOURCES = Resources()
+ARGUMENTS: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "image": {"type": "str"},
+    "service_account_name": {"type": "str", "default": SERVICE_ACCOUNT_NAME},
+    "create_namespace": {"type": "bool"},
+    "create_priority_class": {"type": "bool"},
+    "read_nodes": {"type": "bool"},
+    "controller": {"type": "bool", "default": True},
+    "deployment_priority_class_name": {"type": "str"},
+    "deployment_cpu_request": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_request},
+    "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
+    "deployment_cpu_limit": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_limit},
+    "deployment_memory_limit": {"type": "str", "default": _DEFAULT_RESOURCES.memory_limit},
+    "wait": {"type": "bool", "default": False},
+    "wait_timeout": {"type": "int", "default": 120},
+}
+
+
+def main() -> None:
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
+    params = module.params
+
+    def work(cluster: Cluster) -> dict[str, Any]:
+        installation = Installation(
+            config_map_name=params["config_map_name"],
+            deployment_name=params["deployment_name"],
+            service_account_name=params["service_account_name"],
+            image=params["image"] or IMAGE,
+            deployment_priority_class_name=params["deployment_priority_class_name"] or "",
+            resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
+            openshift=is_openshift(cluster),
+        )
+        present = params["state"] == "present"
+        image_set = ImageSet(params["namespace"], installation.config_map_name)
+        options = given_settings(module)
+        reading = (
+            merge_options(cluster, image_set, options) if present else from_options({"namespace": params["namespace"]})
+        )
+        outcome = Outcome(require(reading))
+        try:
+            if present:
+                choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+                install(cluster, installation, outcome.settings, choices, outcome, dry_run=module.check_mode)
+                if params["wait"] and params["controller"] and not module.check_mode:
+                    wait_for_controller(cluster, installation, params["namespace"], params["wait_timeout"])
+            else:
+                uninstall(
+                    cluster,
+                    installation,
+                    outcome.settings,
+                    outcome,
+                    dry_run=module.check_mode,
+                    timeout=params["wait_timeout"],
+                )
+        except (ApiError, RuntimeError) as error:
+            raise Failure(error, _result(outcome, present)) from error
+        return {**_result(outcome, present), "notes": list(reading.notes) if present else []}
+
+    run(module, work)
+
+
+def _result(outcome: Outcome, present: bool) -> dict[str, Any]:
+    changed = [change for change in outcome.changes if change.changed]
+    return {
+        "changed": bool(changed),
+        "settings": to_options(outcome.settings),
+        "objects": [
+            {"kind": c.kind, "name": c.name, "action": c.action, "fields": list(c.fields)} for c in outcome.changes
+        ],
+        "left": outcome.left,
+        "warnings": outcome.warnings,
+        "diff": diff_of(changed),
+        **({"cost": cost_per_node(outcome.settings)} if present else {}),
+    }
+
+
+if __name__ == "__main__":
+    main()
