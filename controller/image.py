@@ -21,8 +21,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,6 +32,8 @@ REGISTRY = "ghcr.io/kubecache"
 SUITE = "trixie"
 PYTHON = "3.13"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# The one thing that buildah writes outside its --root and --runroot.
+BLOB_CACHE = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
 
 
 class BuildError(Exception):
@@ -107,10 +109,12 @@ DROP_AT_RUN_TIME = (
 )
 RUNTIME = RootFileSystem("python", ("python3-minimal", "libpython3-stdlib"), DROP_AT_RUN_TIME)
 BUILDER = RootFileSystem("python-builder", ("python3-pip", "dash", "coreutils", "findutils"))
-C_COMPILER = RootFileSystem("c-compiler", ("gcc", "musl-tools", "dash", "coreutils"))
+C_COMPILER = RootFileSystem(
+    "c-compiler",
+    ("gcc", "musl-tools", "dash", "coreutils"),
+    (r".*/lto1$", r".*-lto-dump", r".*/lib(asan|gprofng|hwasan|lsan|tsan|ubsan)\."),
+)
 BUSYBOX = RootFileSystem("busybox", ("busybox-static",), (r"(?!(bin|usr|usr/bin|usr/bin/busybox)$)",))
-
-
 
 
 @dataclass(frozen=True)
@@ -161,13 +165,13 @@ def helper() -> Image:
     )
 
 
-def run(command: Sequence[str | Path], *, cwd: Path | None = None) -> None:
+def run(command: Sequence[str | Path]) -> None:
     """Run a command and show its output if it fails.
 
     :raises BuildError: with the exit status.
     """
     result = subprocess.run(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if result.returncode:
         print(result.stdout, file=sys.stderr)
@@ -197,8 +201,8 @@ def install_tools() -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise BuildError(
-            f"This needs {' and '.join(missing)}: install the Debian packages of that name as root, or build with "
-            "`docker buildx build -f controller/Containerfile .`."
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Install the Debian packages of "
+            "these names as root, or use `docker buildx build -f controller/Containerfile .`."
         )
     with step(f"installing {' and '.join(missing)} with apt-get"):
         run(["apt-get", "update", "-qq"])
@@ -298,26 +302,63 @@ class Buildah:
         self._run("push", "--quiet", "localhost/result", f"oci-archive:{archive}:{image.reference}")
 
 
+@contextmanager
+def without_traces(*paths: Path) -> Iterator[None]:
+    """Remove afterwards those of `paths`, a file or empty directories, that were not there before; deepest first."""
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+
+
 def build(image: Image, architecture: str, output: Path, *, bases: Mapping[str, str], refresh: bool) -> Path:
-    """Build `image` and return the OCI archive, NAME.oci.tar in the directory `output`.
+    """Build `image`, unless that was done with the same inputs, and return the OCI archive, NAME.oci.tar in `output`.
 
     :param bases: references that take the place of roots, by build argument.
     :param refresh: take the Debian packages of today, not those of the cache.
     """
     roots = {
-        name: cached_root(root, architecture, refresh=refresh) for name, root in image.roots.items() if name not in bases
+        name: cached_root(root, architecture, refresh=refresh)
+        for name, root in image.roots.items()
+        if name not in bases
     }
     arguments = {"VERSION": image.version, **image.arguments}
+    archive, stamp = output / f"{image.name}.oci.tar", output / f".{image.name}.inputs"
+    inputs = digest_of_inputs(image, roots.values(), arguments)
+    if not bases and archive.exists() and stamp.exists() and stamp.read_text() == inputs:
+        return archive
     wheels = cached_wheels(architecture) if "PIP_FIND_LINKS" in arguments else None
-    archive = output / f"{image.name}.oci.tar"
     output.mkdir(parents=True, exist_ok=True)
-    with step(f"{image.name}: build"), tempfile.TemporaryDirectory(dir=output, prefix=".build-") as directory:
+    stamp.unlink(missing_ok=True)
+    with (
+        step(f"{image.name}: build"),
+        tempfile.TemporaryDirectory(dir=output, prefix=".build-") as directory,
+        without_traces(BLOB_CACHE, BLOB_CACHE.parent, BLOB_CACHE.parent.parent),
+    ):
         buildah = Buildah(Path(directory), architecture)
-        arguments |= {name: buildah.import_root(name.lower(), root) for name, root in roots.items()}
+        imported = {name: buildah.import_root(name.lower(), root) for name, root in roots.items()}
         partial = Path(directory, "image.oci.tar")
-        buildah.build(image, {**arguments, **bases}, wheels, partial)
+        buildah.build(image, {**arguments, **imported, **bases}, wheels, partial)
         partial.replace(archive)
+    if not bases:
+        stamp.write_text(inputs)
     return archive
+
+
+def digest_of_inputs(image: Image, roots: Iterable[Path], arguments: Mapping[str, str]) -> str:
+    """Return a digest of all that decides what `image` becomes."""
+    digest = hashlib.sha256(repr((image.reference, source_date(), sorted(arguments.items()))).encode())
+    for file in image.files():
+        digest.update(f"{file.relative_to(CHECKOUT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for root in roots:
+        digest.update(f"{root.name} {root.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def describe(archive: Path) -> str:
@@ -346,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m controller.image", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--base", metavar="REF", help=f"base image of the controller, with Python {PYTHON} as python3")
     parser.add_argument("--helper-base", metavar="REF", help="image with a static /bin/busybox for the helper")
-    parser.add_argument("--arch", choices=MACHINES, default=native, required=native is None, help="default: %(default)s")
+    parser.add_argument("--arch", choices=MACHINES, default=native, required=not native, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=CHECKOUT / "build", metavar="DIR", help="default: build")
     parser.add_argument("--refresh", action="store_true", help="fetch Debian's packages again: security updates")
     options = parser.parse_args(arguments)
@@ -354,10 +395,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         install_tools()
         for image, argument, base in ((controller(), "BASE", options.base), (helper(), "BUSYBOX", options.helper_base)):
             bases = {argument: base} if base else {}
-            archive = build(image, options.arch, options.output, bases=bases, refresh=options.refresh)
+            archive = build(image, options.arch, options.output.resolve(), bases=bases, refresh=options.refresh)
             print(f"{archive}: {image.reference} for {options.arch}\n  {describe(archive)}")
-    except BuildError as error:
-        print(error, file=sys.stderr)
+    except (BuildError, OSError) as error:
+        print(f"The images can't be built: {error}", file=sys.stderr)
         return 1
     return 0
 
