@@ -1,0 +1,47 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prints a report as a table while the play runs; documented in plugins/modules/image_puller_table.py."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, table
+
+# Asked while the plugin is loaded: the worker process in which it runs is cut off from the terminal.
+WIDTH = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
+COLORS = {"Healthy": "green", "Degraded": "red", "InvalidSettings": "red"}
+
+
+class ActionModule(ActionBase):
+    """Displays, returns the lines, changes nothing."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Print the table of ``report`` and the sentences of ``notes``; the result holds the same ``lines``."""
+        super().run(tmp, task_vars)
+        _validation, options = self.validate_argument_spec(
+            {"report": {"type": "dict"}, "notes": {"type": "list", "elements": "str", "default": []}},
+            required_one_of=(("report", "notes"),),
+        )
+        report, notes = options["report"], list(options["notes"])
+        lines: list[str] = []
+        color = None
+        if report is not None:
+            if "verdict" not in report or "images" not in report:
+                raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
+            lines, color = table(report, WIDTH), COLORS.get(report["verdict"], "yellow")
+        if self._task.check_mode:
+            notes.append("Check mode: nothing was changed; this is the state as it is")
+        lines += [line for note in notes for line in bullet(note, WIDTH)]
+        for text, paint in (("\n".join(lines[:1]), color), ("\n".join(lines[1:]), None)):
+            if text:
+                Display().display(text, color=paint)
+        return {"changed": False, "lines": lines}
