@@ -140,6 +140,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     our_daemonsets,
     pods_of,
     read_settings,
+    remove_former_daemonsets,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
@@ -209,7 +210,8 @@ def main() -> None:
             now = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
             return observe(cluster, settings.images, now, read_nodes=params["read_nodes"])
 
-        reasons = [*decision.reasons, *change.notes]
+        former = remove_former_daemonsets(cluster, image_set, settings, dry_run=module.check_mode)
+        reasons = [*decision.reasons, *change.notes, *(f"{name} has a former name and is deleted" for name in former)]
         try:
             waiting = params["wait"] and not module.check_mode
             report = (
@@ -218,8 +220,8 @@ def main() -> None:
                 else look()
             )
         except NotCached as error:
-            raise Failure(error, _result(change, reasons, error.report, reading)) from error
-        return _result(change, reasons, report, reading)
+            raise Failure(error, _result(change, reasons, error.report, reading, bool(former))) from error
+        return _result(change, reasons, report, reading, bool(former))
 
     def absent(cluster: Cluster) -> dict[str, Any]:
         found = our_daemonsets(cluster, image_set)
@@ -239,10 +241,12 @@ def main() -> None:
     run(module, present if params["state"] == "present" else absent)
 
 
-def _result(change: Change, reasons: list[str], report: Report, reading: Reading) -> dict[str, Any]:
+def _result(
+    change: Change, reasons: list[str], report: Report, reading: Reading, more_changed: bool = False
+) -> dict[str, Any]:
     told = report.as_dict()
     return {
-        "changed": change.changed,
+        "changed": change.changed or more_changed,
         "action": change.action,
         "reasons": reasons,
         "verdict": told["verdict"],
