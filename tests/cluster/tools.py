@@ -161,7 +161,7 @@ def _version(group: Group) -> str:
 
 def _flags(group: Group) -> list[str]:
     version = _version(group) if group.module else ""
-    major, minor = (version.split(".") + ["", ""])[:2]
+    major, minor = [*version.split("."), "", ""][:2]
     stamp = (part.format(version=version, major=major, minor=minor) for part in group.stamp)
     tags = [f"-tags={group.tags}"] if group.tags else []
     return ["-mod=readonly", "-trimpath", "-buildvcs=false", *tags, "-ldflags", " ".join(["-s -w", *stamp])]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Container images made on the spot, byte for byte the same each time, and pushed to a registry.
+
+An image is a few gzipped tar layers, a configuration and a manifest (OCI image specification); no base image and no
+builder are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import pathlib
+import random
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from .processes import ClusterError
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+MEGABYTE = 1 << 20
+Connect = Callable[[], http.client.HTTPConnection]
+Content = bytes | str | pathlib.Path  # bytes, the target of a symbolic link, or a file of this machine
+
+
+def digest(data: bytes) -> str:
+    """Digest of a blob, as registries name it."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def split(reference: str) -> tuple[str, str]:
+    """Repository without its registry, and tag: "quay.io/x/y:1" -> ("x/y", "1"); "busybox" -> ("library/busybox",
+    "latest")."""
+    host, _, path = reference.partition("/")
+    if not path:
+        reference = f"library/{reference}"
+    elif "." in host or ":" in host or host == "localhost":
+        reference = path
+    repository, _, tag = reference.partition(":")
+    return repository, tag or "latest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """The parts of one image. layers and config are blobs; manifest refers to them by digest."""
+
+    layers: tuple[bytes, ...]
+    config: bytes
+    manifest: bytes
+
+    @property
+    def digest(self) -> str:
+        return digest(self.manifest)
+
+
+def build(
+    files: Mapping[str, Content],
+    *,
+    size_mb: float = 0,
+    layers: int = 1,
+    seed: str = "",
+    architecture: str = "amd64",
+    **config: object,
+) -> Image:
+    """An image with these files (path -> content) and `size_mb` megabytes that don't compress, in `layers` layers.
+
+    seed decides those megabytes. config: fields of the OCI configuration, such as Entrypoint, User, Env.
+    """
+    source = random.Random(seed)
+    filler = [source.randbytes(int(size_mb * MEGABYTE / layers)) for _ in range(layers)] if size_mb else [b""] * layers
+    tars = [
+        _tar((files if number == 0 else {}) | ({f"filler-{number}": data} if data or number else {}))
+        for number, data in enumerate(filler)
+    ]
+    blobs = tuple(gzip.compress(tar, 1 if not size_mb else 0, mtime=0) for tar in tars)
+    configuration = _json(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {key: value for key, value in config.items() if value},
+            "rootfs": {"type": "layers", "diff_ids": [digest(tar) for tar in tars]},
+        }
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _descriptor(CONFIG, configuration),
+        "layers": [_descriptor(LAYER, blob) for blob in blobs],
+    }
+    return Image(blobs, configuration, _json(manifest))
+
+
+def _descriptor(media_type: str, blob: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "size": len(blob), "digest": digest(blob)}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _tar(files: Mapping[str, Content]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.mode = 0o755
+            if isinstance(content, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content
+                archive.addfile(entry)
+                continue
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def busybox_files(busybox: pathlib.Path, applets: Iterable[str]) -> dict[str, Content]:
+    """The files of an image that has a shell: busybox, and a link for each of its programs."""
+    links: dict[str, Content] = {f"/bin/{name}": "busybox" for name in applets if name != "busybox"}
+    return {"/bin/busybox": busybox} | links
+
+
+# Pushing
+
+
+def push(connect: Connect, image: Image, reference: str) -> str:
+    """Push an image; its manifest's digest. Raises ClusterError."""
+    repository, tag = split(reference)
+    for blob in (*image.layers, image.config):
+        _push_blob(connect, repository, digest(blob), blob)
+    _push_manifest(connect, repository, tag, image.manifest, MANIFEST)
+    return image.digest
+
+
+def push_archive(connect: Connect, archive: pathlib.Path, reference: str) -> str:
+    """Push the one image, or index of images, of an OCI archive; its digest. Raises ClusterError."""
+    repository, tag = split(reference)
+    with tarfile.open(archive) as tar:
+
+        def blob(name: str) -> bytes:
+            member = tar.extractfile(f"blobs/{name.replace(':', '/')}")
+            if member is None:
+                raise ClusterError(f"{archive} has no blob {name}")
+            return member.read()
+
+        index = tar.extractfile("index.json")
+        entries = json.load(index)["manifests"] if index else []
+        if len(entries) != 1:
+            raise ClusterError(f"{archive} holds {len(entries)} images; one was expected")
+        return _push_tree(connect, repository, tag, entries[0], blob)
+
+
+def _push_tree(
+    connect: Connect, repository: str, tag: str, entry: Mapping[str, str], blob: Callable[[str], bytes]
+) -> str:
+    """Push a manifest after everything that it refers to."""
+    manifest = blob(entry["digest"])
+    content = json.loads(manifest)
+    for child in content.get("manifests", []):
+        _push_tree(connect, repository, child["digest"], child, blob)
+    for part in [content["config"], *content["layers"]] if "layers" in content else []:
+        _push_blob(connect, repository, part["digest"], blob(part["digest"]))
+    _push_manifest(connect, repository, tag, manifest, entry["mediaType"])
+    return entry["digest"]
+
+
+def _push_blob(connect: Connect, repository: str, name: str, data: bytes) -> None:
+    if _request(connect, "HEAD", f"/v2/{repository}/blobs/{name}", accept=(200, 404))[0] == 200:
+        return
+    _, headers = _request(connect, "POST", f"/v2/{repository}/blobs/uploads/", accept=(202,))
+    location = headers["Location"]
+    path = "/" + location.partition("://")[2].partition("/")[2] if "://" in location else location
+    separator = "&" if "?" in path else "?"
+    octets = {"Content-Type": "application/octet-stream"}
+    _request(connect, "PUT", f"{path}{separator}digest={name}", data, octets, accept=(201,))
+
+
+def _push_manifest(connect: Connect, repository: str, tag: str, manifest: bytes, media_type: str) -> None:
+    _request(connect, "PUT", f"/v2/{repository}/manifests/{tag}", manifest, {"Content-Type": media_type}, accept=(201,))
+
+
+def _request(
+    connect: Connect,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    accept: Sequence[int],
+) -> tuple[int, http.client.HTTPMessage]:
+    connection = connect()
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        text = response.read()
+    except OSError as error:
+        raise ClusterError(f"the registry at {connection.host}:{connection.port} does not answer ({error})") from error
+    finally:
+        connection.close()
+    if response.status not in accept:
+        raise ClusterError(f"the registry answered {response.status} to {method} {path}: {text[:300].decode()}")
+    return response.status, response.headers

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a cluster could leave behind on a machine, as a snapshot that can be compared with a later one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+
+from .embedded import COMPONENTS, state_root
+from .processes import CGROUPS, PROC, Sandbox, processes
+from .tools import cache
+
+# Places that Kubernetes' programs write to when nobody keeps them from it.
+PLACES = (
+    "/etc/cni",
+    "/opt/containerd",
+    "/run/cni",
+    "/run/containerd",
+    "/run/netns",
+    "/run/runc",
+    "/run/xtables.lock",
+    "/usr/libexec/kubernetes",
+    "/usr/sbin/policy-rc.d",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+)
+PROGRAMS = {*COMPONENTS, "kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "docker-registry", "pause"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Names of everything that is there, by kind. Settings carry their value."""
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    interfaces: frozenset[str]
+    settings: frozenset[str]
+    listening: frozenset[str]
+    files: frozenset[str]
+
+    def to_json(self) -> str:
+        """As text for a file."""
+        return json.dumps({kind: sorted(names) for kind, names in dataclasses.asdict(self).items()}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Snapshot:
+        """What `to_json` wrote."""
+        return cls(**{kind: frozenset(names) for kind, names in json.loads(text).items()})
+
+
+def take() -> Snapshot:
+    """How this machine is now. Of processes only those count that a cluster may have started."""
+    return Snapshot(
+        processes=frozenset(_processes()),
+        mounts=frozenset(line.split()[1] for line in (PROC / "mounts").read_text().splitlines()),
+        cgroups=frozenset(
+            str(path) for path in CGROUPS.rglob("*") if path.is_dir() and "image-puller" in str(path)
+        ),
+        interfaces=frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
+        settings=frozenset(_settings()),
+        listening=frozenset(_listening()),
+        files=frozenset(_files()),
+    )
+
+
+def compare(before: Snapshot, after: Snapshot) -> list[str]:
+    """One line for each thing that is new (+) or gone (-)."""
+    differences = []
+    for field in dataclasses.fields(Snapshot):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        differences += [f"+ {field.name}: {name}" for name in sorted(new - old)]
+        differences += [f"- {field.name}: {name}" for name in sorted(old - new)]
+    return differences
+
+
+def _processes() -> list[str]:
+    found = []
+    for process in processes():
+        arguments = process.arguments()
+        ours = any(str(state_root()) in argument or str(cache()) in argument for argument in arguments)
+        if arguments and (ours or pathlib.Path(arguments[0]).name in PROGRAMS):
+            found.append(f"{process.pid} {' '.join(arguments)[:200]}")
+    return found
+
+
+def _settings() -> list[str]:
+    names = (*Sandbox.KUBELET_SETTINGS, "net/ipv4/ip_forward", "net/netfilter/nf_conntrack_max")
+    paths = [PROC / "sys" / name for name in names]
+    return [f"{path}={path.read_text().strip()}" for path in paths if path.exists()]
+
+
+def _listening() -> list[str]:
+    listed = subprocess.run(["ss", "-Hltun"], capture_output=True, text=True, check=False).stdout
+    return [" ".join((fields[0], fields[4])) for line in listed.splitlines() if (fields := line.split())]
+
+
+def _files() -> list[str]:
+    root = state_root()
+    found = [str(path) for path in (root, *(root.iterdir() if root.is_dir() else ()))]
+    for place in map(pathlib.Path, PLACES):
+        found += [str(place)] if place.exists() else []
+        found += [str(path) for path in place.rglob("*")] if place.is_dir() else []
+    return found
