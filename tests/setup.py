@@ -20,25 +20,30 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = CHECKOUT / "build"
 LOCK = CHECKOUT / "tests" / "requirements.txt"
 KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
 VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
+# In a virtual environment, the interpreter below it: environments are made from that one.
 PROBE = """
 import importlib.util, json, sys
-print(json.dumps([sys.executable, list(sys.version_info[:3]), importlib.util.find_spec("ensurepip") is not None]))
+executable = getattr(sys, "_base_executable", sys.executable)
+has_ensurepip = importlib.util.find_spec("ensurepip") is not None
+print(json.dumps([executable, sys.base_prefix, sys.version_info[:3], has_ensurepip]))
 """
 
 
 class Python(NamedTuple):
-    """An interpreter that runs: its path, version (major, minor, micro), and whether it can make environments."""
+    """An interpreter that runs: its path, where it is installed, its version, whether it can make environments."""
 
     path: str
+    prefix: str
     version: tuple[int, ...]
     has_ensurepip: bool
 
@@ -64,10 +69,10 @@ def probe(command: str) -> Python | None:
     """Ask an interpreter what it is; None if it is none (a version manager's shim may exist and not run)."""
     try:
         answer = subprocess.run([command, "-I", "-c", PROBE], capture_output=True, text=True, timeout=30, check=True)
-        path, version, has_ensurepip = json.loads(answer.stdout)
+        path, prefix, version, has_ensurepip = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return Python(path, tuple(version), has_ensurepip)
+    return Python(path, prefix, tuple(version), has_ensurepip)
 
 
 def candidates() -> Iterator[Python]:
@@ -115,9 +120,9 @@ def install_venv_module(python: Python) -> None:
 
 def run(command: list[str], what: str, environment: dict[str, str] | None = None) -> None:
     """Run a quiet command; show its output only when it fails."""
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        fail(f"{what} failed with exit status {done.returncode}:\n{done.stdout[-4000:]}")
+        fail(f"{what} failed with exit status {done.returncode}:\n{(done.stdout + done.stderr)[-4000:]}")
 
 
 @contextmanager
@@ -138,7 +143,7 @@ def marker(target: Path) -> Path:
 
 def key(lock: Path, python: Python) -> str:
     """Changes whenever what is made from the lock file with this interpreter would differ."""
-    return hashlib.sha256(lock.read_bytes() + str(python).encode()).hexdigest()[:12]
+    return hashlib.sha256(lock.read_bytes() + f"{python.prefix} {python.dotted}".encode()).hexdigest()[:12]
 
 
 def virtual_environment(python: Python, cache: Path) -> Path:
@@ -184,7 +189,7 @@ def link(name: str, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare the environment of the checks.")
-    parser.add_argument("--python", default="", help="a version as 3.11, a command or a path (default: the first found)")
+    parser.add_argument("--python", default="", help="a version as 3.11, a command or a path; else the first found")
     python = choose_python(parser.parse_args().python)
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The one front door: what the README, the developers and CI run. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PY := build/venv/bin/python
+COLLECTION := build/collections/ansible_collections/kubecache/image_puller
+STAGES := lint unit sanity galaxy integration molecule
+
+export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
+export ANSIBLE_HOME := $(CURDIR)/build/ansible
+export PYTHONDONTWRITEBYTECODE := 1
+export LC_ALL := C.UTF-8
+
+.PHONY: help setup demo test $(STAGES) image bench-install build lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## Prepare build/ and the cache, once; PYTHON=3.11 (or a path) chooses another Python
+	@python3 tests/setup.py --python "$(PYTHON)"
+
+demo: setup image ## Show it all on a cluster of its own, and clean up; KEEP=1 leaves the cluster
+	@$(PY) -m tests.demo
+
+test: setup ## Run every check below, up to the first that fails, with a summary
+	@$(PY) -m tests.stages $(STAGES)
+
+lint: setup ## Formatting, types, YAML, Ansible's production profile, changelog
+	ruff check
+	ruff format --check
+	$(PY) -m mypy
+	yamllint --strict .
+	ansible-lint
+	antsibull-changelog lint
+
+unit: setup ## Tests without a cluster
+	$(PY) -m pytest tests/unit $(ARGS)
+
+sanity: setup ## ansible-test sanity, all of it, on the built collection
+	$(PY) -m tests.sanity $(ARGS)
+
+galaxy: setup ## Build the collection, install it elsewhere, find everything there
+	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
+
+integration: setup image ## Tests on a real cluster, which they start and stop
+	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(ARGS)
+
+molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
+	cd $(COLLECTION)/extensions && molecule test --all
+
+image: setup ## The controller's and the helper's image, as OCI archives in build/
+	@$(PY) -m controller.image $(ARGS)
+
+bench-install: setup image ## How long an installation takes, compared with other ways
+	$(PY) -m tests.benchmarks.install $(ARGS)
+
+build: setup ## The collection's tarball, in build/
+	ansible-galaxy collection build --force --output-path build
+
+lock: setup ## Pin the newest versions of what the checks install
+	$(PY) -m pip install --quiet uv
+	$(PY) -m uv pip compile $(LOCK) --output-file tests/requirements.txt tests/requirements.in
+	$(PY) -m uv pip compile $(LOCK) --no-deps \
+	  --output-file tests/requirements-kubernetes-core.txt tests/requirements-kubernetes-core.in
+
+LOCK := --upgrade --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+
+clean: ## Remove what was made in the checkout; the cache stays
+	rm -rf build tests/output .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible
+	find . -name __pycache__ -prune -exec rm -rf {} +

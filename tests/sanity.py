@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run ansible-test's sanity tests, all of them and without exceptions, on what a user would install: `make sanity`.
+
+They run in the place and under the name that Ansible gives an installed collection, and on nothing else, as Galaxy
+does when it imports a release. The environments that ansible-test makes for them are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from ansible_test._internal.python_requirements import get_venv_packages
+
+from tests.setup import BUILD, CHECKOUT, cache_directory
+
+PYTHON = "{}.{}".format(*sys.version_info)
+# ansible-test fetches a script that installs pip into its environments. Python brings its own pip, and a machine
+# that reaches package registries only has no other.
+INSTALL_PIP = "import ensurepip\n\nensurepip.bootstrap(upgrade=True)\n"
+
+
+def unpack_collection(directory: Path) -> Path:
+    """Build the collection, unpack it below the directory where ansible-test expects it, and return that place."""
+    build = ["ansible-galaxy", "collection", "build", str(CHECKOUT), "--output-path", str(directory)]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = directory.glob("*.tar.gz")
+    collection = directory / "ansible_collections" / "kubecache" / "image_puller"
+    with tarfile.open(archive) as opened:
+        opened.extractall(collection, filter="data")
+    core = directory / "ansible_collections" / "kubernetes" / "core"
+    core.parent.mkdir()
+    core.symlink_to((BUILD / "collections/ansible_collections/kubernetes/core").resolve())
+    return collection
+
+
+def home() -> Path:
+    """A home directory for ansible-test, which keeps its environments there and fetches nothing but packages."""
+    directory = cache_directory() / "ansible-test"
+    version = get_venv_packages(SimpleNamespace(version=PYTHON))["pip"].replace(".", "_")
+    script = directory / ".ansible" / "test" / "cache" / f"get_pip_{version}.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(INSTALL_PIP)
+    return directory
+
+
+def main() -> None:
+    command = ["ansible-test", "sanity", "--python", PYTHON, "--color", "no", *sys.argv[1:]]
+    # Outside of the checkout, because ansible-test skips what git ignores.
+    with tempfile.TemporaryDirectory(prefix="image-puller-sanity-") as directory:
+        collection = unpack_collection(Path(directory))
+        environment = {**os.environ, "HOME": str(home()), "PIP_QUIET": "1"}
+        sys.exit(subprocess.run(command, cwd=collection, env=environment, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
