@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import canonical_quantity, parse_quantity
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import format_quantity, parse_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 
@@ -23,7 +23,8 @@ def cost_per_node(settings: Settings) -> dict[str, Any]:
     cost: dict[str, Any] = {"pods": len(specs), "images": len(settings.images)}
     for kind in ("requests", "limits"):
         for resource in ("cpu", "memory"):
-            cost[f"{resource}_{kind}"] = _show(sum((_pod(spec, kind, resource) for spec in specs), Decimal(0)), resource)
+            amount = sum((_pod(spec, kind, resource) for spec in specs), Decimal(0))
+            cost[f"{resource}_{kind}"] = format_quantity(amount, binary=resource == "memory")
     return cost
 
 
@@ -32,7 +33,3 @@ def _pod(spec: Mapping[str, Any], kind: str, resource: str) -> Decimal:
         return [parse_quantity(container["resources"][kind][resource]) for container in spec.get(part) or ()]
 
     return max([sum(amounts("containers"), Decimal(0)), *amounts("initContainers")])
-
-
-def _show(amount: Decimal, resource: str) -> str:
-    return canonical_quantity(f"{amount / 1024:f}Ki" if resource == "memory" and amount % 1024 == 0 else f"{amount:f}")

@@ -9,16 +9,17 @@ import re
 from dataclasses import dataclass
 
 # Grammar of the OCI distribution specification and of the reference implementation "distribution/reference".
-_DOMAIN = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*"
-DOMAIN = re.compile(rf"(?:{_DOMAIN}|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
-REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
-TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-DIGEST = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}")
-_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+_BARE_DIGEST = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY_LENGTH = 255
 
 
-class ReferenceError(ValueError):
+class InvalidReference(ValueError):
     """An image reference that no container runtime takes: what is wrong, and what to write instead."""
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -43,60 +44,68 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read ``[registry/]repository[:tag][@digest]`` and raise :class:`ReferenceError` where a runtime would refuse it.
+    """Read ``[registry/]repository[:tag][@digest]``; :class:`InvalidReference` where a runtime would refuse it.
 
     The first component is a registry when it has a dot, a colon or an upper case letter or is ``localhost``; without
     one it is ``docker.io``, and a repository of one component there lies in ``library``, as container runtimes have it.
     """
-    if not text:
-        raise ReferenceError("the image is empty", "write registry/repository:tag")
-    if re.search(r"\s", text):
-        raise ReferenceError("an image has no white space", "separate entries by ';' and remove the white space")
-    scheme = re.match(r"[a-zA-Z]+://", text)
-    if scheme:
-        raise ReferenceError(
-            f"an image has no scheme ({scheme.group()})", f"write {text[scheme.end() :] or 'registry/repository:tag'}"
-        )
+    _refuse_what_is_no_reference(text)
     rest, at, digest = text.partition("@")
-    if at and not DIGEST.fullmatch(digest):
-        raise ReferenceError(f"{digest or 'an empty text'} is no digest", "write @sha256: and 64 hexadecimal digits")
-    if digest.startswith("sha256:") and not _SHA256.fullmatch(digest):
-        raise ReferenceError(f"{digest} is no digest", "write @sha256: and 64 lower case hexadecimal digits")
-    registry, repository, tag = _split(rest)
-    if tag is not None and not TAG.fullmatch(tag):
-        if not tag:
-            raise ReferenceError(
-                "the tag after ':' is empty", f"write {rest}latest, the tag that you mean, or no ':' at all"
-            )
-        raise ReferenceError(
-            f"{tag} is no tag", "a tag has letters, digits, '_', '.', '-', at most 128, and starts with no '.' or '-'"
-        )
-    if not DOMAIN.fullmatch(registry):
-        raise ReferenceError(f"{registry or 'an empty text'} is no registry", "write host or host:port before the '/'")
-    if not REPOSITORY.fullmatch(repository):
-        if repository != repository.lower() and REPOSITORY.fullmatch(repository.lower()):
-            raise ReferenceError(
-                "the repository has upper case letters", f"write {text.replace(repository, repository.lower(), 1)}"
-            )
-        raise ReferenceError(
-            f"{repository or 'an empty text'} is no repository",
-            "write lower case letters and digits, separated by '.', '_', '-' or '/'",
-        )
-    if len(repository) > _REPOSITORY_LENGTH:
-        raise ReferenceError("the repository is too long", f"use at most {_REPOSITORY_LENGTH} characters")
-    return Reference(registry, repository, tag or "", digest)
-
-
-def _split(text: str) -> tuple[str, str, str | None]:
-    first, slash, remainder = text.partition("/")
-    if slash and (re.search(r"[.:A-Z]", first) or first == "localhost" or not first):
-        registry, path = first, remainder
-    else:
-        registry, path = "docker.io", text
+    if at and not _DIGEST.fullmatch(digest):
+        raise InvalidReference(f"{digest!r} is no digest", "write @sha256: and 64 lower case hexadecimal digits")
+    host, path = _split_host(rest)
     repository, colon, tag = path.partition(":")
+    if colon and not tag:
+        raise InvalidReference("the tag is empty", "put the tag after the ':', or remove the ':'")
+    if colon and not _TAG.fullmatch(tag):
+        raise InvalidReference(
+            f"{tag!r} is no tag", "use at most 128 letters, digits, '_', '.' and '-', with no '.' or '-' in front"
+        )
+    if host is not None and not _REGISTRY.fullmatch(host):
+        raise InvalidReference(f"{host!r} is no registry", "write host or host:port before the first '/'")
+    if not _REPOSITORY.fullmatch(repository):
+        raise _no_repository(text, repository, len(rest) - len(path))
+    registry = "docker.io" if host in (None, "index.docker.io") else host or ""
     if registry == "docker.io" and "/" not in repository:
         repository = f"library/{repository}"
-    return registry, repository, tag if colon else None
+    if len(repository) > _REPOSITORY_LENGTH:
+        raise InvalidReference("the repository is too long", f"use at most {_REPOSITORY_LENGTH} characters")
+    return Reference(registry, repository, tag, digest)
+
+
+def _refuse_what_is_no_reference(text: str) -> None:
+    if not text:
+        raise InvalidReference("the image is empty", "write registry/repository:tag")
+    if re.search(r"\s", text):
+        raise InvalidReference("the image has white space in it", "remove it, or put ';' between two entries")
+    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text)
+    if scheme:
+        rest = text[scheme.end() :]
+        raise InvalidReference(
+            f"the image begins with a scheme ({scheme.group()})",
+            f"write the image as {rest!r}" if rest else "write registry/repository:tag",
+        )
+    if _BARE_DIGEST.fullmatch(text):
+        raise InvalidReference("the image is only a digest", "write registry/repository@sha256:digest")
+
+
+def _split_host(text: str) -> tuple[str | None, str]:
+    first, slash, remainder = text.partition("/")
+    if slash and (re.search(r"[.:]", first) or first in ("", "localhost") or first != first.lower()):
+        return first, remainder
+    return None, text
+
+
+def _no_repository(text: str, repository: str, start: int) -> InvalidReference:
+    lower = repository.lower()
+    if _REPOSITORY.fullmatch(lower):
+        return InvalidReference(
+            f"the repository {repository!r} has upper case letters",
+            f"write the image as {text[:start] + lower + text[start + len(repository) :]!r}",
+        )
+    return InvalidReference(
+        f"{repository!r} is no repository", "write lower case letters and digits, separated by '.', '_', '-' or '/'"
+    )
 
 
 def split_entries(text: str) -> list[str]:

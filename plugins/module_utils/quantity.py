@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, Decimal
+from collections.abc import Mapping
+from decimal import ROUND_UP, Decimal
 
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+_BINARY_SUFFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _FORM = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([eE][+-]?[0-9]{1,3})|([KMGTPE]i|[numkMGTPE]?))")
 _NANO = Decimal("1e-9")
 _LARGEST = Decimal(2**63 - 1)
@@ -23,13 +24,13 @@ def parse_quantity(text: str) -> Decimal:
     number, exponent, suffix = match.groups()
     if exponent:
         value = Decimal(number).scaleb(int(exponent[1:]))
-    elif suffix in _BINARY:
-        value = Decimal(number) * 1024 ** _BINARY[suffix]
+    elif suffix.endswith("i"):
+        value = Decimal(number) * 1024 ** _BINARY_SUFFIXES.index(suffix)
     else:
         value = Decimal(number).scaleb(_DECIMAL[suffix])
     if abs(value) > _LARGEST:
         raise ValueError(f"{text!r} is too large")
-    return value.quantize(_NANO, rounding=ROUND_CEILING) if value != value.to_integral_value() else value
+    return value.quantize(_NANO, rounding=ROUND_UP) if value != value.to_integral_value() else value
 
 
 def same_quantity(one: object, other: object) -> bool:
@@ -43,15 +44,25 @@ def same_quantity(one: object, other: object) -> bool:
 def canonical_quantity(text: str) -> str:
     """The form in which the API server stores it: no fraction, the largest suffix that needs none."""
     value = parse_quantity(text)
-    if text.endswith("i") and abs(value) >= 1024 and value == value.to_integral_value():
-        for suffix, power in sorted(_BINARY.items(), key=lambda item: -item[1]):
-            if value % 1024**power == 0:
-                return f"{value // 1024**power}{suffix}"
-        return f"{value:f}".split(".")[0]
+    if re.search(r"[eE][+-]?[0-9]", text):
+        return _show(value, {f"e{power}" if power else "": power for power in _DECIMAL.values()})
+    return format_quantity(value, binary=text.endswith("i"))
+
+
+def format_quantity(value: Decimal, *, binary: bool = False) -> str:
+    """A whole number of nanos as a canonical quantity, with binary suffixes (as for memory) or with decimal ones."""
+    whole = value == value.to_integral_value()
+    if binary and whole and abs(value) >= 1024:
+        power = next(power for power in range(6, -1, -1) if value % 1024**power == 0)
+        return f"{int(value) // 1024**power}{_BINARY_SUFFIXES[power]}"
+    return _show(value, _DECIMAL)
+
+
+def _show(value: Decimal, suffixes: Mapping[str, int]) -> str:
     if value == 0:
         return "0"
-    for suffix, power in sorted(_DECIMAL.items(), key=lambda item: -item[1]):
+    for suffix, power in sorted(suffixes.items(), key=lambda item: -item[1]):
         scaled = value.scaleb(-power)
         if scaled == scaled.to_integral_value():
             return f"{int(scaled)}{suffix}"
-    raise AssertionError("a quantity is a whole number of nanos")
+    raise ValueError(f"{value} is finer than a nano")

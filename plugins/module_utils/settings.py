@@ -9,15 +9,16 @@ the first problem. A problem that spoils one entry leaves the others usable, one
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import (
-    ReferenceError,
+    InvalidReference,
     parse_reference,
     split_entries,
 )
@@ -113,7 +114,12 @@ def _shorten(text: str, limit: int = 120) -> str:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError):  # Keys that JSON does not know, or a structure that holds itself.
+        return str(value)
 
 
 class _Reader:
@@ -131,24 +137,70 @@ class _Reader:
         text = _text(self.raw if value is None else value)
         self.problems.append(Problem(self.key, text, what, remedy, entry, whole))
 
-    def structure(self) -> Any:
-        """The value itself, or what its JSON or YAML text says; None after a problem was noted."""
-        if not isinstance(self.raw, str):
-            return self.raw
+    def structure(self, wanted: type[dict[str, Any]] | type[list[Any]], example: str) -> Any:
+        """The value itself, or what its JSON or YAML text says; None for null, and after a problem was noted."""
         try:
-            return json.loads(self.raw)
+            value = _load(self.raw) if isinstance(self.raw, str) else _plain(self.raw)
         except ValueError as error:
-            reason = f"it is no JSON ({error})"
-        if yaml is not None:
-            try:
-                value = yaml.safe_load(self.raw)
-            except yaml.YAMLError as error:
-                reason = f"it is neither JSON nor YAML ({' '.join(str(error).split())})"
-            else:
-                if isinstance(value, (dict, list)):
-                    return value
-        self.refuse(reason, 'write JSON, for example {"key": "value"}')
-        return None
+            self.refuse(str(error), f"write {_TYPE_NAMES[wanted]} such as {example}")
+            return None
+        if value is not None and not isinstance(value, wanted):
+            self.refuse(
+                f"it is {_name_type(value)}, not {_TYPE_NAMES[wanted]}",
+                f"write {_TYPE_NAMES[wanted]} such as {example}",
+            )
+            return None
+        return value
+
+
+_TYPE_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a JSON object",
+    list: "a JSON list",
+    type(None): "null",
+}
+
+
+def _name_type(value: object) -> str:
+    return _TYPE_NAMES.get(type(value)) or type(value).__name__
+
+
+def _load(text: str) -> Any:
+    """What a JSON or YAML text says, in the types of JSON; ValueError says why it says nothing."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if yaml is None:
+            raise ValueError(f"it is no JSON ({error})") from None
+    try:
+        # An alias lets a short text stand for a structure that never ends.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise yaml.YAMLError("aliases are not supported here")
+        return _plain(yaml.safe_load(text))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"it is neither JSON nor YAML ({_yaml_reason(error)})") from None
+
+
+def _yaml_reason(error: Exception) -> str:
+    """PyYAML's words without its picture of the text."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return " ".join(str(getattr(error, "problem", None) or error).split()) + where
+
+
+def _plain(value: object) -> Any:
+    """A copy in the types of JSON: what YAML took for a date is a text again."""
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except TypeError:
+        raise ValueError("it has a key that is no text") from None
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
@@ -158,8 +210,8 @@ def _namespace(read: _Reader) -> str:
     text = str(read.raw).strip()
     if not _LABEL.fullmatch(text):
         read.refuse(
-            "it is no name of a namespace (a DNS-1123 label)",
-            "use at most 63 lower case letters, digits and '-', with a letter or digit at both ends",
+            "it is no name of a namespace (a DNS-1123 label of at most 63 characters)",
+            f"write {_suggest_name(text, 'k8s-image-puller')!r}, or other lower case letters, digits and '-'",
         )
     return text
 
@@ -170,7 +222,7 @@ def _object_name(read: _Reader) -> str:
     if len(text) > 63 or not _SUBDOMAIN.fullmatch(text):
         read.refuse(
             "it is no name of a Kubernetes object (a DNS-1123 subdomain of at most 63 characters)",
-            "use lower case letters, digits, '-' and '.', with a letter or digit at both ends",
+            f"write {_suggest_name(text, 'image-puller')!r}, or other lower case letters, digits, '-' and '.'",
         )
     return text
 
@@ -193,7 +245,9 @@ def _quantity(read: _Reader) -> str:
         if parse_quantity(text) < 0:
             read.refuse("a quantity is not negative", "write 0 or more, for example 10Mi or .05")
     except ValueError:
-        read.refuse("it is no Kubernetes quantity", "write a number with one of m, k, M, G, Ki, Mi, Gi, or none: 20Mi, .05, 50m")
+        read.refuse(
+            "it is no Kubernetes quantity", "write a number and a unit without a space, such as 20Mi, 50m or .05"
+        )
     return text
 
 
@@ -201,7 +255,7 @@ def _helper_image(read: _Reader) -> str:
     text = str(read.raw).strip()
     try:
         parse_reference(text)
-    except ReferenceError as error:
+    except InvalidReference as error:
         read.refuse(error.what, error.remedy)
     return text
 
@@ -211,7 +265,7 @@ def _max_unavailable(read: _Reader) -> str:
     match = re.fullmatch(r"([0-9]{1,6})(%?)", text)
     number = int(match.group(1)) if match else 0
     if not match or number < 1 or (match.group(2) and number > 100):
-        read.refuse("it is neither a number of nodes nor a percentage", "write 1 or more, or 1% to 100%")
+        read.refuse("it is neither a number of nodes nor a percentage of them", "write 1 or more, or 1% to 100%")
         return "10%"
     return f"{number}{match.group(2)}"
 
@@ -219,87 +273,120 @@ def _max_unavailable(read: _Reader) -> str:
 # --- lists and structures --------------------------------------------------------------------------------------------
 
 
+_IMAGES_EXAMPLE = "java11=registry.example.com/team/java11:2.1"
+
+
 def _images(read: _Reader) -> tuple[CachedImage, ...]:
-    raw = read.raw
-    if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
-        raw = read.structure()
-        if raw is None:
-            return ()
-    if isinstance(raw, str):
-        entries: list[Any] = list(split_entries(raw))
-    elif isinstance(raw, Mapping):
-        entries = [{"name": name, "image": image} for name, image in raw.items()]
-    elif isinstance(raw, (list, tuple)):
-        entries = list(raw)
-    else:
-        read.refuse("it is no list of images", "write a mapping name: image, a list of {name, image}, or name=image;...")
+    entries = _entries(read)
+    if entries is None:
         return ()
     if not entries:
-        read.refuse("the list is empty", "name at least one image, for example java11=registry.example.com/team/java11:2.1")
+        read.refuse("the list is empty", f"name at least one image, for example {_IMAGES_EXAMPLE}")
         return ()
     found: dict[str, CachedImage] = {}
+    numbers: dict[str, int] = {}
     for number, entry in enumerate(entries, 1):
         image = _image_entry(read, number, entry)
         if image is None:
             continue
         if image.name in found:
+            same = found[image.name] == image
             read.refuse(
-                f"the name {image.name} was used before, for {found[image.name].image}",
-                f"give each entry a name of its own, for example {image.name[:60]}-{number}",
-                value=entry if isinstance(entry, str) else f"{image.name}={image.image}",
+                f"the name {image.name!r} was used before, in entry {numbers[image.name]}",
+                "remove one of the two" if same else f"write another name, for example {image.name[:57]}-{number}",
+                value=f"{image.name}={image.image}",
                 entry=number,
                 whole=False,
             )
         found[image.name] = image  # The last one wins, where problems of entries are tolerated at all.
+        numbers[image.name] = number
     _note_same_images(read, found)
     if not found:
         # Entries were there and every one was refused: nothing remains that could be cached.
-        read.problems = [Problem(p.key, p.value, p.what, p.remedy, p.entry, True) for p in read.problems]
+        read.problems = [replace(problem, whole=True) for problem in read.problems]
     return tuple(found.values())
 
 
+def _entries(read: _Reader) -> list[Any] | None:
+    """The entries of the list, not looked at yet; None after a problem was noted."""
+    raw = read.raw
+    if isinstance(raw, str):
+        if raw.lstrip()[:1] not in ("[", "{"):
+            return list(split_entries(raw))
+        try:
+            raw = _load(raw)
+        except ValueError as error:
+            read.refuse(str(error), f"write {_IMAGES_EXAMPLE}")
+            return None
+    if isinstance(raw, Mapping):
+        return [{"name": name, "image": image} for name, image in raw.items()]
+    if isinstance(raw, (list, tuple)):
+        return list(raw)
+    read.refuse(
+        "it is no list of images", f"write {_IMAGES_EXAMPLE}, a list of {{name, image}}, or a mapping name: image"
+    )
+    return None
+
+
 def _image_entry(read: _Reader, number: int, entry: Any) -> CachedImage | None:
+    def refuse(what: str, remedy: str) -> None:
+        read.refuse(what, remedy, value=shown, entry=number, whole=False)
+
+    shown: Any = entry
     if isinstance(entry, str):
         name, equals, image = (part.strip() for part in entry.partition("="))
         if not equals:
-            read.refuse(
-                "there is no '='", f"write {_suggest_name(entry)}={entry}", value=entry, entry=number, whole=False
-            )
+            refuse("there is no '=' between name and image", f"write {_suggest_entry(entry)}")
             return None
-        shown = entry
     elif isinstance(entry, Mapping):
         unknown = sorted(str(key) for key in entry if key not in ("name", "image"))
         if unknown or not isinstance(entry.get("name"), str) or not isinstance(entry.get("image"), str):
-            what = f"unknown field {', '.join(unknown)}" if unknown else "name and image must both be there and be texts"
-            read.refuse(what, "write {name: java11, image: registry/java11:2.1}", value=entry, entry=number, whole=False)
+            what = (
+                f"the field {', '.join(unknown)} is unknown"
+                if unknown
+                else "name and image must both be there and be texts"
+            )
+            refuse(what, "write {name: java11, image: registry.example.com/team/java11:2.1}")
             return None
         name, image = entry["name"].strip(), entry["image"].strip()
         shown = f"{name}={image}"
     else:
-        read.refuse("it is no entry", "write {name: ..., image: ...} or name=image", value=entry, entry=number, whole=False)
+        refuse(f"it is {_name_type(entry)}, not an image", f"write {_IMAGES_EXAMPLE}")
         return None
-    good = True
-    if not _LABEL.fullmatch(name):
-        read.refuse(
-            f"the name {name!r} is no DNS-1123 label (at most 63 lower case letters, digits and '-')",
-            f"write {_suggest_name(name or image)}={image}",
-            value=shown,
-            entry=number,
-            whole=False,
+    good = bool(_LABEL.fullmatch(name))
+    if not good:
+        refuse(
+            f"the name {name!r} is no DNS-1123 label (at most 63 lower case letters, digits and '-')"
+            if name
+            else "there is no name",
+            f"write the name as {_suggest_name(name or image)!r}",
         )
-        good = False
     try:
         parse_reference(image)
-    except ReferenceError as error:
-        read.refuse(f"{error.what} in the image {image!r}", error.remedy, value=shown, entry=number, whole=False)
+    except InvalidReference as error:
+        what = "there are two '=' in one entry" if "=" in image else error.what
+        refuse(what, "put ';' between two entries" if "=" in image else error.remedy)
         good = False
     return CachedImage(name, image) if good else None
 
 
-def _suggest_name(text: str) -> str:
+def _suggest_entry(text: str) -> str:
+    """What an entry without ``=`` was probably meant to be."""
+    named = re.fullmatch(r"(\S+?):?\s+(\S+)", text)  # "name: image", "name image"
+    name, image = named.groups() if named else (text, text)
+    try:
+        parse_reference(image)
+    except InvalidReference:
+        return f"name=image, for example {_IMAGES_EXAMPLE}"
+    if not named and not re.search(r"[/:@]", image):
+        return f"{_suggest_name(name)}=registry/repository:tag"
+    return f"'{_suggest_name(name)}={image}'"
+
+
+def _suggest_name(text: str, otherwise: str = "image") -> str:
     """A DNS-1123 label that resembles the text; of an image reference, its last component without tag."""
-    last = text.rsplit("/", 1)[-1].split("@")[0].split(":")[0]
-    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:63].strip("-") or "image"
+    last = re.split(r"[:@]", text.rpartition("/")[2], maxsplit=1)[0]
+    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:63].strip("-") or otherwise
 
 
 def _note_same_images(read: _Reader, found: Mapping[str, CachedImage]) -> None:
@@ -308,19 +395,24 @@ def _note_same_images(read: _Reader, found: Mapping[str, CachedImage]) -> None:
         names.setdefault(str(parse_reference(image.image)), []).append(image.name)
     for image_text, used in names.items():
         if len(used) > 1:
-            read.notes.append(f"{read.key}: {image_text} is listed {len(used)} times ({', '.join(used)}); once is enough")
+            read.notes.append(
+                f"{read.key}: {image_text} is there {len(used)} times ({', '.join(used)}); once is enough"
+            )
 
 
 def _image_pull_secrets(read: _Reader) -> tuple[str, ...]:
     raw = read.raw
     parts = re.split(r"[;,\s]+", raw) if isinstance(raw, str) else raw
     if not isinstance(parts, (list, tuple)):
-        read.refuse("it is no list of names", "write names of Secrets, separated by ';'")
+        read.refuse("it is no list of names", "write the names of the Secrets, separated by ';'")
         return ()
     names = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
     for name in names:
         if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):
-            read.refuse(f"{name!r} is no name of a Secret", "use lower case letters, digits, '-' and '.'")
+            read.refuse(
+                f"{name!r} is no name of a Secret",
+                "use lower case letters, digits, '-' and '.', with a letter or digit at both ends",
+            )
     return names
 
 
@@ -332,22 +424,17 @@ def _qualified_name(key: str) -> bool:
 
 
 def _text_mapping(read: _Reader, example: str) -> dict[str, str]:
-    value = read.structure()
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        read.refuse("it is no JSON object", f"write {example}")
-        return {}
+    value: dict[str, Any] = read.structure(dict, example) or {}
     for key, text in value.items():
-        if not isinstance(key, str) or not _qualified_name(key):
-            read.refuse(f"{key!r} is no key of a label or annotation", f"write {example}")
+        if not _qualified_name(key):
+            read.refuse(
+                f"{key!r} is no key of a label or an annotation",
+                "use at most 63 letters, digits, '-', '_' and '.', and before them a DNS name and '/' if you like",
+            )
         elif not isinstance(text, str):
-            read.refuse(f"the value of {key} is {json.dumps(text)}, not a text", f'write {{"{key}": "{_plain(text)}"}}')
-    return dict(value)
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+            meant = json.dumps({key: _text(text)})
+            read.refuse(f"the value of {key} is {_name_type(text)}, not a text", f"write {meant}")
+    return {key: text for key, text in value.items() if isinstance(text, str)}
 
 
 def _annotations(read: _Reader) -> dict[str, str]:
@@ -357,65 +444,125 @@ def _annotations(read: _Reader) -> dict[str, str]:
 def _node_selector(read: _Reader) -> dict[str, str]:
     value = _text_mapping(read, '{"disktype": "ssd"}')
     for key, text in value.items():
-        if isinstance(text, str) and not _LABEL_VALUE.fullmatch(text):
-            read.refuse(f"{text!r} is no value of the label {key}", "use at most 63 letters, digits, '-', '_' and '.'")
+        if not _LABEL_VALUE.fullmatch(text):
+            read.refuse(
+                f"{text!r} is no value of a label ({key})",
+                "use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+            )
     if value.get("kubernetes.io/os", "linux") != "linux":
-        read.refuse("the cache runs on Linux nodes only", "leave kubernetes.io/os out, or write linux")
+        read.refuse("the cache runs on Linux nodes only", 'leave "kubernetes.io/os" out, or write "linux"')
     return value
 
 
 def _tolerations(read: _Reader) -> tuple[dict[str, Any], ...]:
-    value = read.structure()
-    if value is None:
-        return ()
-    if not isinstance(value, (list, tuple)):
-        read.refuse("it is no JSON list", 'write [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]')
-        return ()
-    for number, toleration in enumerate(value, 1):
+    example = '[{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]'
+    tolerations: list[Any] = read.structure(list, example) or []
+    for number, toleration in enumerate(tolerations, 1):
         for what, remedy in _toleration_problems(toleration):
             read.refuse(what, remedy, value=toleration, entry=number)
-    return tuple(dict(toleration) for toleration in value if isinstance(toleration, Mapping))
+    # The API server does not keep empty fields.
+    return tuple({k: v for k, v in t.items() if v != ""} for t in tolerations if isinstance(t, dict))
 
 
 def _toleration_problems(toleration: Any) -> list[tuple[str, str]]:
+    """The rules of core/v1 Toleration."""
     shape = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
     problems = _shape_problems(toleration, shape, "")
     if problems:
         return problems
-    operator, effect = toleration.get("operator", "Equal"), toleration.get("effect", "")
+    key, value, effect = (toleration.get(name, "") for name in ("key", "value", "effect"))
+    operator = toleration.get("operator") or "Equal"
     if operator not in ("Exists", "Equal", "Lt", "Gt"):
-        problems.append((f"operator {operator!r} is unknown", "write Exists or Equal"))
-    if operator == "Exists" and toleration.get("value"):
-        problems.append(("operator Exists takes no value", "remove the value, or write operator Equal"))
-    if not toleration.get("key") and operator != "Exists":
-        problems.append(("a toleration without a key must have operator Exists", "name the key or write operator Exists"))
+        problems.append((f"the operator {operator!r} is unknown", "write Exists or Equal"))
+    if key and not _qualified_name(key):
+        problems.append((f"{key!r} is no key of a taint", "write the key of the node's taint"))
+    if not key and operator != "Exists":
+        problems.append(
+            ("a toleration without a key needs the operator Exists", "name the key, or write operator Exists")
+        )
+    if operator == "Exists" and value:
+        problems.append(("the operator Exists takes no value", "remove the value, or write operator Equal"))
+    elif not _LABEL_VALUE.fullmatch(value):
+        problems.append((f"{value!r} is no value of a taint", "write the value of the node's taint"))
     if effect not in ("", "NoSchedule", "PreferNoSchedule", "NoExecute"):
-        problems.append((f"effect {effect!r} is unknown", "write NoSchedule, PreferNoSchedule, NoExecute, or leave it out"))
+        problems.append(
+            (f"the effect {effect!r} is unknown", "write NoSchedule, PreferNoSchedule or NoExecute, or leave it out")
+        )
     if "tolerationSeconds" in toleration and effect != "NoExecute":
-        problems.append(("tolerationSeconds needs effect NoExecute", "remove it or write effect NoExecute"))
+        problems.append(("tolerationSeconds needs the effect NoExecute", "remove it, or write effect NoExecute"))
     return problems
 
 
-_REQUIREMENTS = [{"key": str, "operator": str, "values": [str]}]
-_NODE_TERM = {"matchExpressions": _REQUIREMENTS, "matchFields": _REQUIREMENTS}
-_LABEL_SELECTOR = {"matchLabels": {None: str}, "matchExpressions": _REQUIREMENTS}
+_Problems = list[tuple[str, str]]
+_VALUES = {"In": "some", "NotIn": "some", "Exists": "no", "DoesNotExist": "no", "Gt": "one", "Lt": "one"}
+
+
+def _requirement(operators: Sequence[str]) -> Callable[[Any, str], _Problems]:
+    """The rules of a selector's requirement that allows these operators."""
+
+    def problems(value: Any, path: str) -> _Problems:
+        found = _shape_problems(value, {"key*": str, "operator*": str, "values": [str]}, path)
+        if found:
+            return found
+        key, operator, count = value["key"], value["operator"], len(value.get("values") or ())
+        if not _qualified_name(key):
+            found.append((f"{path}.key {key!r} is no key of a label", "write the key of a label"))
+        if operator not in operators:
+            found.append((f"{path}.operator {operator!r} is unknown", f"write one of {', '.join(operators)}"))
+        elif _VALUES[operator] == "no" and count:
+            found.append((f"{path}: the operator {operator} takes no values", "remove the values"))
+        elif (_VALUES[operator] == "some" and not count) or (_VALUES[operator] == "one" and count != 1):
+            needed = "one number" if _VALUES[operator] == "one" else "at least one value"
+            found.append((f"{path}: the operator {operator} needs {needed}", f'list {needed} in "values"'))
+        return found
+
+    return problems
+
+
+def _node_field(value: Any, path: str) -> _Problems:
+    found = _requirement(("In", "NotIn"))(value, path)
+    if not found and (value["key"] != "metadata.name" or len(value["values"]) != 1):
+        return [(f"{path} is no field of a node", 'write {"key": "metadata.name", ...} with one value, a node\'s name')]
+    return found
+
+
+def _weight(value: Any, path: str) -> _Problems:
+    found = _shape_problems(value, int, path)
+    return found or ([] if 1 <= value <= 100 else [(f"{path} is {value}", "write a weight from 1 to 100")])
+
+
+def _label_key(value: Any, path: str) -> _Problems:
+    found = _shape_problems(value, str, path)
+    return found or (
+        [] if _qualified_name(value) else [(f"{path} {value!r} is no key of a label", "write a label's key")]
+    )
+
+
+_NODE_TERM = {
+    "matchExpressions": [_requirement(tuple(_VALUES))],
+    "matchFields": [_node_field],
+}
+_LABEL_SELECTOR = {
+    "matchLabels": {None: str},
+    "matchExpressions": [_requirement(("In", "NotIn", "Exists", "DoesNotExist"))],
+}
 _POD_TERM = {
     "labelSelector": _LABEL_SELECTOR,
     "namespaceSelector": _LABEL_SELECTOR,
     "namespaces": [str],
-    "topologyKey": str,
+    "topologyKey*": _label_key,
     "matchLabelKeys": [str],
     "mismatchLabelKeys": [str],
 }
 _POD_AFFINITY = {
     "requiredDuringSchedulingIgnoredDuringExecution": [_POD_TERM],
-    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": int, "podAffinityTerm": _POD_TERM}],
+    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight*": _weight, "podAffinityTerm*": _POD_TERM}],
 }
-# The fields of core/v1 Affinity.
+# The fields of core/v1 Affinity, with "*" behind those that must be there.
 _AFFINITY = {
     "nodeAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_NODE_TERM]},
-        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": int, "preference": _NODE_TERM}],
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms*": [_NODE_TERM]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight*": _weight, "preference*": _NODE_TERM}],
     },
     "podAffinity": _POD_AFFINITY,
     "podAntiAffinity": _POD_AFFINITY,
@@ -423,45 +570,44 @@ _AFFINITY = {
 
 
 def _affinity(read: _Reader) -> dict[str, Any]:
-    value = read.structure()
-    if value is None:
-        return {}
+    example = '{"nodeAffinity": {...}} with the fields of a pod\'s affinity'
+    value: dict[str, Any] = read.structure(dict, example) or {}
     problems = _shape_problems(value, _AFFINITY, "")
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    if not problems and value.get("nodeAffinity", {}).get(required, {}).get("nodeSelectorTerms") == []:
+        problems.append((f"nodeAffinity.{required}.nodeSelectorTerms is empty", "name a term, or leave the field out"))
     for what, remedy in problems:
         read.refuse(what, remedy)
-    if problems:
-        return {}
-    required = (value.get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
-    if required is not None and not required.get("nodeSelectorTerms"):
-        read.refuse(
-            "nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution has no nodeSelectorTerms",
-            "name at least one term, or leave the field out",
-        )
-    return dict(value)
+    return {} if problems else value
 
 
-_SHAPE_NAMES = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
+def _shape_problems(value: Any, shape: Any, path: str) -> _Problems:
+    """Compare a value with a shape: a type, ``[item]``, ``{field: shape}``, ``{None: shape}`` for any field, or a rule.
 
-
-def _shape_problems(value: Any, shape: Any, path: str) -> list[tuple[str, str]]:
-    """Compare a value with a shape: a type, ``[item]``, ``{field: shape}`` or ``{None: shape}`` for any field."""
+    A field whose name ends with ``*`` must be there.
+    """
+    if callable(shape) and not isinstance(shape, type):
+        found: _Problems = shape(value, path)
+        return found
     wanted = type(shape) if isinstance(shape, (dict, list)) else shape
-    fits = isinstance(value, Mapping) if wanted is dict else isinstance(value, wanted)
-    if not fits or (wanted is int and isinstance(value, bool)):
-        return [(f"{path or 'the value'} is {_SHAPE_NAMES.get(type(value), repr(value))}", f"write {_SHAPE_NAMES[wanted]}")]
-    problems: list[tuple[str, str]] = []
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        return [(f"{path or 'it'} is {_name_type(value)}, not {_TYPE_NAMES[wanted]}", f"write {_TYPE_NAMES[wanted]}")]
+    problems: _Problems = []
     if isinstance(shape, list):
         for number, item in enumerate(value):
             problems += _shape_problems(item, shape[0], f"{path}[{number}]")
     elif isinstance(shape, dict):
-        for name, item in value.items():
-            where = f"{path}.{name}" if path else str(name)
-            if None in shape:
-                problems += _shape_problems(item, shape[None], where)
-            elif name in shape:
-                problems += _shape_problems(item, shape[name], where)
+        known = {name.rstrip("*"): item for name, item in shape.items() if name}
+        for name, item in dict(value).items():
+            where = f"{path}.{name}" if path else name
+            if None in shape or name in known:
+                problems += _shape_problems(item, shape[None] if None in shape else known[name], where)
             else:
-                problems.append((f"unknown field {where}", f"use {', '.join(shape)}"))
+                close = difflib.get_close_matches(name, known, n=1)
+                remedy = f"write {close[0]}" if close else f"use {', '.join(known)}"
+                problems.append((f"the field {where} is unknown", remedy))
+        missing = [name[:-1] for name in shape if name and name.endswith("*") and name[:-1] not in value]
+        problems += [(f"{path or 'it'} lacks the field {name}", f"write {name}") for name in missing]
     return problems
 
 
@@ -515,13 +661,19 @@ def from_options(options: Mapping[str, Any]) -> Reading:
 
     An empty list or mapping of images is a problem, not a default: somebody meant to cache nothing.
     """
-    return _read({f.option: options[f.option] for f in FIELDS if options.get(f.option) not in (None, "")}, "option")
+    return _read({f.option: options[f.option] for f in FIELDS if not _is_unset(f, options.get(f.option))}, "option")
 
 
 def from_config_map(data: Mapping[str, str]) -> Reading:
     """Read a ConfigMap's data, or a process environment (``envFrom``); absent keys mean the default."""
-    raw = {f.option: data[f.key] for f in FIELDS if f.key in data}
-    return _read({option: value for option, value in raw.items() if option == "images" or value.strip()}, "key")
+    return _read(
+        {f.option: data[f.key] for f in FIELDS if f.key in data and (f.key == "IMAGES" or data[f.key].strip())}, "key"
+    )
+
+
+def _is_unset(setting: Field, value: object) -> bool:
+    blank = isinstance(value, str) and not value.strip()
+    return value is None or value == "" or (blank and setting.option != "images")
 
 
 def to_config_map(settings: Settings) -> dict[str, str]:
@@ -572,13 +724,28 @@ def _limit_problems(values: Mapping[str, Any], given: Mapping[str, Any], names: 
         except ValueError:
             continue  # Said already, by the quantity itself.
         if too_much:
-            default = "" if limit in given else ", which is the default"
-            problems.append(
-                Problem(
-                    names[request],
-                    values[request],
-                    f"it is above the limit {names[limit]} ({values[limit]}{default})",
-                    f"lower {names[request]}, or raise {names[limit]} to at least {values[request]}",
-                )
+            # The problem belongs to what was written; the other one may be a default that nobody ever saw.
+            wrong, other, side = (
+                (request, limit, "above the limit") if request in given else (limit, request, "below the request")
             )
+            default = "" if other in given else ", the default"
+            lower, higher = f"lower {names[request]}", f"raise {names[limit]}"
+            remedy = f"{lower}, or {higher} to at least {values[request]}"
+            what = f"it is {side} {names[other]} ({values[other]}{default})"
+            problems.append(Problem(names[wrong], values[wrong], what, remedy))
     return problems
+
+
+_KINDS: dict[str, Callable[[_Reader], Any]] = {
+    "image": _helper_image,
+    "name": _object_name,
+    "namespace": _namespace,
+    "quantity": _quantity,
+}
+
+
+def check(option: str, value: object, kind: str) -> tuple[Problem, ...]:
+    """The problems of an option that is no setting: ``kind`` is image, name, namespace or quantity."""
+    reader = _Reader(option, value)
+    _KINDS[kind](reader)
+    return tuple(reader.problems)
