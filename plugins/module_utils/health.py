@@ -10,14 +10,16 @@ beyond a burst, and a node's image list is late and short, so that it proves pre
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.images import ReferenceError, parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
+    is_tainted_by_state,
     selects,
     toleration_for,
     untolerated,
@@ -25,6 +27,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
 
 STATES = ("cached", "pulling", "waiting", "failed", "not_applicable", "released")
+VERDICTS = ("Absent", "Progressing", "Healthy", "Degraded", "NoMatchingNodes", "InvalidSettings")
 JUST_JOINED = 60  # Seconds that a new node has before it counts.
 
 # What the kubelet calls an image that it could not get.
@@ -39,7 +42,9 @@ _PULL_REASONS = (
 )
 # The image is on the node and the container still does not run: later steps of the kubelet, after the pull.
 _AFTER_PULL = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff")
-# First match wins. The texts are those of containerd, CRI-O and the kubelet.
+# Names in a message say nothing of the failure: an image may well be called "not-found" or "team/forbidden:429".
+_NAMES = re.compile(r'\b(?:image|name|tag|repository) "[^"]*"|\S*/\S*')
+# First match wins. The texts are those of containerd, CRI-O, registries and the kubelet.
 _CLASSES = (
     ("invalid_name", r"invalidimagename|invalid reference format|couldn't parse image name"),
     ("no_platform", r"no match for platform|no matching manifest|no image found in (manifest|image index)"),
@@ -47,17 +52,21 @@ _CLASSES = (
     ("rate_limit", r"toomanyrequests|too many requests|\b429\b|rate limit"),
     (
         "unauthorized",
-        r"unauthorized|\b401\b|\b403\b|authorization failed|no basic auth|denied|authentication required|forbidden"
-        r"|errimageneverpull",
+        r"unauthorized|\b401\b|\b403\b|authorization failed|no basic auth|authentication required|forbidden"
+        r"|(?<!permission )denied|errimageneverpull",
     ),
     ("unknown_host", r"no such host|server misbehaving|name resolution|dial tcp: lookup"),
-    ("not_found", r"not found|manifest unknown|\bnotfound\b|name unknown|repository .* does not exist"),
+    (
+        "not_found",
+        r"not found|\bnotfound\b|(manifest|name)[ _]unknown|not known to registry|repository .*does not exist",
+    ),
+    ("runtime", r"failed to (extract|unpack|apply)|unexpected media type|invalid tar|corrupt"),
     (
         "network",
         r"connection refused|connection reset|timed? ?out|timeout|deadline exceeded|no route to host|\beof\b"
         r"|network is unreachable|tls:|x509|http: server gave http|\b50[0-9]\b|unavailable",
     ),
-    ("runtime", r"failed to extract|failed to unpack|failed to apply|unexpected media type|signature|corrupt|verif"),
+    ("runtime", r"signature"),
 )
 # Nobody but a person can mend these; the others may pass.
 PERMANENT = frozenset({"not_found", "unauthorized", "invalid_name", "no_platform"})
@@ -80,7 +89,7 @@ _NOT_ITS_TURN = "pull QPS exceeded"
 
 @dataclass(frozen=True)
 class Row:
-    """One image on one node; None where nobody told. ``since`` is RFC 3339, ``size`` bytes, ``held``: not collectable."""
+    """One image on one node, None where nobody told; ``since`` in RFC 3339, ``size`` in bytes, ``held``: not for GC."""
 
     node: str
     name: str
@@ -164,7 +173,7 @@ def _count(rows: Sequence[Row]) -> dict[str, int]:
 
 def classify(reason: str, message: str) -> str:
     """The class of a failed pull, from the kubelet's reason and message; ``other`` for what was never seen."""
-    text = f"{reason} {message}".lower()
+    text = _NAMES.sub(" ", f"{reason} {message}".lower())
     return next((name for name, pattern in _CLASSES if re.search(pattern, text)), "other")
 
 
@@ -198,19 +207,23 @@ def assess(
     if nodes is None:
         names = sorted(by_node)
     else:
-        documents, skipped = _matching_nodes(daemonset["spec"]["template"]["spec"], nodes)
+        pod_spec = daemonset["spec"]["template"]["spec"]
+        documents, skipped = _matching_nodes(pod_spec, nodes)
         names = sorted(documents)
-        excused = {
-            name: why for name in names if (why := _excuse(documents[name], by_node.get(name), daemonset, now))
-        }
+        excuses = {name: _excuse(pod_spec, documents[name], by_node.get(name), daemonset, now) for name in names}
+        excused = {name: why for name, why in excuses.items() if why}
     pulls = _pull_events(told)
-    rows = tuple(
-        _row(image, name, by_node.get(name), documents.get(name), pulls)
-        for name in names
-        for image in wanted
+    rows = tuple(_row(image, name, by_node.get(name), documents.get(name), pulls) for name in names for image in wanted)
+    rows = _not_applicable(rows, excused)
+    verdict, reasons = _verdict(
+        daemonset,
+        rows,
+        names=names,
+        excused=excused,
+        skipped=skipped,
+        failed_create=_failed_create(told),
+        inferred=nodes is None,
     )
-    rows = _not_applicable(rows)
-    verdict, reasons = _verdict(daemonset, rows, names, excused, skipped, _failed_create(told), nodes is None)
     return Report(verdict, reasons, rows, wanted, tuple(names), excused, skipped, nodes is None)
 
 
@@ -248,22 +261,27 @@ def _matching_nodes(
         if not selects(pod_spec, node):
             continue
         name = node["metadata"]["name"]
-        taints = untolerated(pod_spec, node)
+        # Taints that pass with the node's state are an excuse for now; no toleration is the answer to them.
+        taints = [t for t in untolerated(pod_spec, node) if not (is_tainted_by_state(t) or t.get("key") in _GOING)]
         if taints:
-            skipped[name] = "taint; needed toleration: " + ", ".join(str(toleration_for(taint)) for taint in taints)
+            skipped[name] = "taint; needed toleration: " + json.dumps([toleration_for(taint) for taint in taints])
         else:
             matching[name] = node
     return matching, skipped
 
 
 def _excuse(
-    node: Mapping[str, Any], pod: Mapping[str, Any] | None, daemonset: Mapping[str, Any], now: datetime
+    pod_spec: Mapping[str, Any],
+    node: Mapping[str, Any],
+    pod: Mapping[str, Any] | None,
+    daemonset: Mapping[str, Any],
+    now: datetime,
 ) -> str | None:
     spec = node.get("spec") or {}
     if node["metadata"].get("deletionTimestamp") or any(t.get("key") in _GOING for t in spec.get("taints") or ()):
         return "the node is going away"
-    conditions = {c["type"]: c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
-    if conditions.get("Ready") != "True":
+    conditions = {c.get("type"): c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
+    if conditions.get("Ready") != "True" or any(map(is_tainted_by_state, untolerated(pod_spec, node))):
         return "the node is not ready"
     if pod is None:
         if spec.get("unschedulable"):
@@ -296,9 +314,10 @@ def _pods_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, A
 
 def _time(text: str | None) -> datetime | None:
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+        read = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
     except ValueError:
         return None
+    return read if read is None or read.tzinfo else read.replace(tzinfo=timezone.utc)
 
 
 # --- one image on one node -------------------------------------------------------------------------------------------
@@ -316,7 +335,8 @@ class _Pull:
 
 
 _PULLING = re.compile(r'^Pulling image "([^"]+)"')
-_PULLED = re.compile(r'^Successfully pulled image "([^"]+)" in (\S+)(?: \(.*\))?\.(?: Image size: (\d+) bytes\.)?')
+# Kubelets before 1.30 tell no size, those before 1.27 only one duration.
+_PULLED = re.compile(r'^Successfully pulled image "([^"]+)"(?: in ([0-9][0-9.hmsuµn]*))?(?:.*Image size: (\d+) bytes)?')
 _PRESENT = re.compile(r'^Container image "([^"]+)" already present')
 _FAILED = re.compile(r'^Failed to pull image "([^"]+)": (.*)', re.DOTALL)
 
@@ -332,10 +352,10 @@ def _pull_events(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _
             told[uid, match.group(1)] = _Pull("pulling", since=since)
         elif match := _PULLED.match(message):
             size = int(match.group(3)) if match.group(3) else None
-            told[uid, match.group(1)] = _Pull("cached", "", since, go_seconds(match.group(2)), size)
+            told[uid, match.group(1)] = _Pull("cached", "", since, go_seconds((match.group(2) or "").rstrip(".")), size)
         elif match := _PRESENT.match(message):
-            earlier = told.get((uid, match.group(1)))
-            told[uid, match.group(1)] = earlier if earlier and earlier.state == "cached" else _Pull("cached", since=since)
+            key = (uid, match.group(1))
+            told[key] = told[key] if key in told and told[key].state == "cached" else _Pull("cached", since=since)
         elif match := _FAILED.match(message):
             told[uid, match.group(1)] = _Pull("failed", match.group(2), since)
     return told
@@ -344,8 +364,11 @@ def _pull_events(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _
 def _event_time(event: Mapping[str, Any]) -> str:
     series = event.get("series") or {}
     return str(
-        series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
-        or event["metadata"].get("creationTimestamp") or ""
+        series.get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event["metadata"].get("creationTimestamp")
+        or ""
     )
 
 
@@ -382,36 +405,36 @@ def _row_of_pod(
     status = pod.get("status") or {}
     if status.get("phase") == "Failed" and status.get("reason") in ("Evicted", "NodePressure"):
         return row("released", reason=status["reason"], message=status.get("message"))
-    if not any(c["name"] == image.name and c.get("image") == image.image for c in pod["spec"]["containers"]):
+    containers = pod["spec"].get("containers") or ()
+    if not any(c.get("name") == image.name and c.get("image") == image.image for c in containers):
         return row("waiting", reason="OldRevision", message="the node still has a pod of the former list")
-    container = next((c for c in status.get("containerStatuses") or () if c["name"] == image.name), None)
+    container = next((c for c in status.get("containerStatuses") or () if c.get("name") == image.name), None)
     told = pulls.get((pod["metadata"].get("uid", ""), image.image))
     pull = {"pull_seconds": told.seconds, "size": told.size} if told else {}
     state = (container or {}).get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason"), waiting.get("message")
+    if reason in _PULL_REASONS:  # Before imageID: that may be of a dead container whose image is gone.
+        return _failed(row, reason, message or "", told)
     if container and container.get("imageID"):
         shown = _trouble(container, state)
         started = (state.get("running") or {}).get("startedAt")
         return row("cached", held=True, digest=_digest(container["imageID"]), since=started, **shown, **pull)
     if reason in _AFTER_PULL:
         return row("cached", reason=reason, message=message, **pull)
-    if reason in _PULL_REASONS:
-        return _failed(row, reason, message or "", told)
     if told and told.state == "cached":
         return row("cached", since=told.since, **pull)
     if told and told.state == "failed":
         return _failed(row, "ErrImagePull", told.message, told)
     helper = _helper_failure(status)
     if helper:
-        reason, message = helper
-        return row("failed", class_=classify(reason, message), reason=reason, message=f"helper image: {message}")
+        return _failed(row, *helper, None)
     if told and told.state == "pulling":
         return row("pulling", since=told.since)
-    scheduled = next((c for c in status.get("conditions") or () if c.get("type") == "PodScheduled"), {})
-    if scheduled.get("status") == "False":
-        return row("waiting", reason=scheduled.get("reason"), message=scheduled.get("message"))
-    return row("waiting", reason=reason, message=message)
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return row("waiting", reason=condition.get("reason"), message=condition.get("message"))
+    return row("waiting", reason=reason or status.get("reason"), message=message or status.get("message"))
 
 
 def _failed(row: Any, reason: str, message: str, told: _Pull | None) -> Row:
@@ -438,7 +461,7 @@ def _helper_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
     for container in status.get("initContainerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in _PULL_REASONS + _AFTER_PULL:
-            return waiting["reason"], f"{container.get('image')}: {waiting.get('message') or ''}"
+            return waiting["reason"], f"helper image {container.get('image')}: {waiting.get('message') or ''}"
     return None
 
 
@@ -451,17 +474,17 @@ def _digest(image_id: str) -> str | None:
 def _on_node(image: str, document: Mapping[str, Any]) -> bool:
     try:
         full = str(parse_reference(image))
-    except ReferenceError:
+    except InvalidReference:
         return False
     listed = (document.get("status") or {}).get("images") or ()
-    return any(full == name or image == name for entry in listed for name in entry.get("names") or ())
+    return any(name in (full, image) for entry in listed for name in entry.get("names") or ())
 
 
-def _not_applicable(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+def _not_applicable(rows: tuple[Row, ...], excused: Mapping[str, str]) -> tuple[Row, ...]:
     """An image that lacks a platform for some nodes does not apply there; one that lacks it for all has failed."""
-    others = {row.name for row in rows if row.class_ != "no_platform"}
+    others = {row.name for row in rows if row.class_ != "no_platform" and row.node not in excused}
     return tuple(
-        Row(**{**asdict(row), "state": "not_applicable"}) if row.class_ == "no_platform" and row.name in others else row
+        replace(row, state="not_applicable") if row.class_ == "no_platform" and row.name in others else row
         for row in rows
     )
 
@@ -478,6 +501,7 @@ def _failed_create(events: Iterable[Mapping[str, Any]]) -> str | None:
 def _verdict(
     daemonset: Mapping[str, Any],
     rows: tuple[Row, ...],
+    *,
     names: Sequence[str],
     excused: Mapping[str, str],
     skipped: Mapping[str, str],
@@ -497,7 +521,8 @@ def _verdict(
         return "NoMatchingNodes", tuple(reasons)
     counted = [row for row in rows if row.node not in excused]
     if not counted and not inferred:
-        return "Progressing", ("every node that matches is excused; see the nodes",)
+        why = ", ".join(sorted(set(excused.values())))
+        return "Progressing", (f"none of the nodes that match counts now ({_nodes(len(names))}: {why})",)
     failed = [row for row in counted if row.state == "failed"]
     if failed:
         return "Degraded", tuple(failure_sentences(failed))
@@ -510,17 +535,21 @@ def _verdict(
     if not observed:
         reasons.append("the DaemonSet controller has not seen the last change yet")
     if pending:
-        nodes = len({row.node for row in pending})
-        reasons.append(f"{len({row.name for row in pending})} images are still to come on {nodes} nodes")
+        images = len({row.name for row in pending})
+        still = "1 image is" if images == 1 else f"{images} images are"
+        reasons.append(f"{still} still to come on {_nodes(len({row.node for row in pending}))}")
     if missing > 0:
-        reasons.append(f"{missing} nodes have no pod yet")
+        reasons.append(f"{_nodes(missing)} without a pod yet")
     if reasons:
         return "Progressing", tuple(reasons)
     released = [row for row in counted if row.state == "released"]
     if released:
-        nodes = len({row.node for row in released})
-        return "Healthy", (f"the cache was given back on {nodes} nodes under pressure",)
+        return "Healthy", (f"the cache was given back on {_nodes(len({row.node for row in released}))} under pressure",)
     return "Healthy", ()
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def failure_sentences(rows: Iterable[Row]) -> list[str]:
@@ -531,9 +560,10 @@ def failure_sentences(rows: Iterable[Row]) -> list[str]:
     sentences = []
     for (name, image, class_), found in groups.items():
         nodes = [row.node for row in found]
+        said = " ".join((found[0].message or found[0].reason or "nothing").split())
         shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
         sentences.append(
-            f"{name} ({image}) failed on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} ({shown}): {class_}. "
-            f"The kubelet says: {found[0].message or found[0].reason}. Remedy: {REMEDIES[class_]}."
+            f"{name} ({image}) failed on {_nodes(len(nodes))} ({shown}): {class_}. "
+            f"The kubelet says: {said.rstrip('.')}. Remedy: {REMEDIES[class_]}."
         )
     return sentences

@@ -44,6 +44,11 @@ def untolerated(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[di
     ]
 
 
+def is_tainted_by_state(taint: Mapping[str, Any]) -> bool:
+    """Whether the control plane set the taint because of the node's state, and takes it away when that passes."""
+    return str(taint.get("key")).startswith(("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"))
+
+
 def toleration_for(taint: Mapping[str, Any]) -> dict[str, str]:
     """The toleration that a taint asks for."""
     if taint.get("value"):
@@ -59,7 +64,8 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     operator = toleration.get("operator") or "Equal"
     if operator == "Exists":
         return True
-    return operator == "Equal" and (toleration.get("value") or "") == (taint.get("value") or "")
+    value, wanted = taint.get("value") or "", toleration.get("value") or ""
+    return value == wanted if operator == "Equal" else _greater(operator, value, [wanted])
 
 
 def _term_matches(term: Mapping[str, Any], labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
