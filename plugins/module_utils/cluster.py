@@ -10,6 +10,7 @@ It asks by path, since the kinds that we keep are known: no discovery, one reque
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -67,6 +68,10 @@ class Client(Protocol):
         """Send one request; with ``serialize=False`` the answer is the raw HTTP response."""
 
 
+# What the authorizer says, and what the API says to somebody who would give away more rights than he has.
+_NO_RIGHT = re.compile(r" cannot \S+ (resource|path) |attempting to grant RBAC permissions")
+
+
 class ApiError(Exception):
     """A request that failed. ``status`` is the HTTP status, 0 when there was no answer; ``reason`` Kubernetes' own."""
 
@@ -77,7 +82,8 @@ class ApiError(Exception):
 
     @property
     def forbidden(self) -> bool:
-        return self.status == 403 and "exceeded quota" not in str(self)
+        """Whether a right is missing; quotas, admission and a namespace that goes away answer 403, too."""
+        return self.status == 403 and bool(_NO_RIGHT.search(str(self)))
 
     @property
     def transient(self) -> bool:
@@ -143,7 +149,10 @@ class Cluster:
             "allow_watch_bookmarks": "true",
             "_request_timeout": (TIMEOUT[0], seconds + 30),
         }
-        response = self._send("GET", RESOURCES[kind].path(namespace), f"watch {kind}s", query=query)
+        target = f"watch {kind}s{f' in {namespace}' if namespace else ''}"
+        response = self._send(
+            "GET", RESOURCES[kind].path(namespace), target, query=query, rule=(kind, "watch", namespace)
+        )
         try:
             buffer = b""
             for chunk in response.stream(None, decode_content=False):
@@ -152,7 +161,8 @@ class Cluster:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
-                        raise ApiError(f"watch {kind}s: {status.get('message')}", status.get("code", 0), status.get("reason", ""))
+                        said = f"{status.get('reason')}: {status.get('message')}"
+                        raise ApiError(f"could not {target}: {said}", status.get("code", 0), status.get("reason", ""))
                     yield event["type"], event["object"]
         finally:
             response.close()
@@ -177,18 +187,24 @@ class Cluster:
         if live["metadata"].get("deletionTimestamp"):
             return Change("none", kind, describe(wanted), _shown(live), _shown(live), fields, ("it is being deleted",))
         predicted = self._apply(wanted, dry_run=True)
-        foreign = self._foreign_entries(wanted, predicted, live)
-        if _content(predicted) == _content(live) and not foreign:
+        adopted = "template" in wanted.get("spec", {}) and owned_fields(live) is None
+        if _content(predicted) == _content(live) and not adopted:
             note = f"{describe(wanted)}: changed by admission, left as it is: {', '.join(fields)}"
             return Change("none", kind, describe(wanted), _shown(live), _shown(live), fields, (note,))
         if dry_run:
             return Change("patched", kind, describe(wanted), _shown(live), _shown(predicted), fields)
-        if foreign:
+        if adopted:
             self._take_over(wanted, live)
         return Change("patched", kind, describe(wanted), _shown(live), _shown(self._apply(wanted)), fields)
 
     def delete(
-        self, kind: str, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background",
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str = "",
+        propagation: str = "Background",
         dry_run: bool = False,
     ) -> bool:
         """Delete one object (this very one, if a uid is given); False where it was not there."""
@@ -233,20 +249,8 @@ class Cluster:
             content_type="application/apply-patch+yaml",
         )
 
-    @staticmethod
-    def _foreign_entries(wanted: Mapping[str, Any], predicted: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
-        """Whether a pod template that we adopt would keep containers of the manager that wrote it before us."""
-        template = wanted.get("spec", {}).get("template")
-        if not template or owned_fields(live) is not None:
-            return False
-        return any(
-            {item["name"] for item in predicted["spec"]["template"]["spec"].get(part) or ()}
-            - {item["name"] for item in template["spec"].get(part) or ()}
-            for part in ("containers", "initContainers", "volumes")
-        )
-
     def _take_over(self, wanted: dict[str, Any], live: dict[str, Any]) -> None:
-        """Replace the template once, so that what a former manager owned and we dropped is gone."""
+        """Replace the template once: what a former manager wrote there, arguments for example, would stay otherwise."""
         body = {**live, "spec": {**live["spec"], "template": wanted["spec"]["template"]}}
         data = metadata(live)
         self._request(
@@ -269,12 +273,8 @@ class Cluster:
         where = f"{namespace + '/' if namespace and resource.namespaced else ''}{name or ''}"
         sent = {**(query or {}), "content_type": content_type}
         target = f"{verb} {kind} {where}".strip() if name else f"list {kind}s{f' in {namespace}' if namespace else ''}"
-        try:
-            response = self._send(method, resource.path(namespace, name), target, query=sent, body=body)
-        except ApiError as error:
-            if error.forbidden:
-                raise ApiError(f"{error}. {grant(kind, verb, namespace)}", error.status, error.reason) from error
-            raise
+        rule = (kind, verb, namespace)
+        response = self._send(method, resource.path(namespace, name), target, query=sent, body=body, rule=rule)
         found: dict[str, Any] = json.loads(response.data)
         if not name:
             for item in found.get("items") or ():  # Lists leave these out of their items.
@@ -282,12 +282,24 @@ class Cluster:
                 item.setdefault("apiVersion", resource.api_version)
         return found
 
-    def _send(self, method: str, path: str, target: str, *, query: Mapping[str, Any], body: Any = None) -> Any:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        target: str,
+        *,
+        query: Mapping[str, Any],
+        body: Any = None,
+        rule: tuple[str, str, str | None] | None = None,
+    ) -> Any:
         params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
         try:
             return self._client.request(method, path, body=body, serialize=False, **params)
         except Exception as error:
-            raise as_api_error(error, target) from error
+            told = as_api_error(error, target)
+            if rule and told.forbidden and "cannot" in str(told):
+                told = ApiError(f"{told}. {grant(*rule)}", told.status, told.reason)
+            raise told from error
 
 
 def as_api_error(error: Exception, target: str) -> ApiError:
@@ -296,9 +308,10 @@ def as_api_error(error: Exception, target: str) -> ApiError:
         return error
     status = getattr(error, "status", None)
     if not status:
-        cause = str(getattr(error, "reason", None) or error)
+        # urllib3 puts the connection before its words, as an address in memory or as a call.
+        cause = re.sub(r"^(<[^>]*>|\w+\(.*?\)): ", "", str(getattr(error, "reason", None) or error))
         return ApiError(
-            f"could not {target}: the API server does not answer ({' '.join(cause.split())}). "
+            f"could not {target}: the API server does not answer ({' '.join(cause.split()).rstrip('.')}). "
             "Check the kubeconfig, context or host, and the network"
         )
     reason, message = str(getattr(error, "reason", "") or ""), ""
@@ -309,7 +322,8 @@ def as_api_error(error: Exception, target: str) -> ApiError:
         pass  # Not from an API server, for example a proxy's HTML page.
     if status == 401:
         return ApiError(f"could not {target}: the credentials are not accepted (expired?). Log in again", 401, reason)
-    return ApiError(f"could not {target}: {message or reason or f'HTTP status {status}'}", int(status), reason)
+    said = ": ".join(part for part in (reason, message) if part) or f"HTTP status {status}"
+    return ApiError(f"could not {target}: {said}", int(status), reason)
 
 
 def grant(kind: str, verb: str, namespace: str | None) -> str:

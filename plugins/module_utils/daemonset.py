@@ -82,11 +82,12 @@ def builder_number(daemonset: Mapping[str, Any]) -> int:
 def node_affinity(settings: Settings) -> dict[str, Any]:
     """The user's affinity, with virtual nodes excluded in each of its terms (terms are alternatives)."""
     affinity = copy.deepcopy(settings.affinity)
-    required = affinity.setdefault("nodeAffinity", {}).setdefault(_REQUIRED, {})
-    terms = required.setdefault("nodeSelectorTerms", [{}])
-    for term in terms:
-        expressions = term.setdefault("matchExpressions", [])
-        expressions += [{"key": key, "operator": "NotIn", "values": [value]} for key, value in VIRTUAL_NODES.items()]
+    not_virtual = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in VIRTUAL_NODES.items()]
+    node = affinity.setdefault("nodeAffinity", {})
+    for term in node.get(_REQUIRED, {}).get("nodeSelectorTerms", ()):
+        if term.get("matchExpressions") or term.get("matchFields"):  # An empty term selects no node, and stays so.
+            term["matchExpressions"] = [*term.get("matchExpressions", ()), *not_virtual]
+    node.setdefault(_REQUIRED, {"nodeSelectorTerms": [{"matchExpressions": not_virtual}]})
     return affinity
 
 

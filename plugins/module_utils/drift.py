@@ -10,6 +10,7 @@ earlier (so that something we no longer want is seen). Everything else on the ob
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,11 @@ _MERGE_KEYS = {
     "ports": "containerPort",
     "ownerReferences": "uid",
 }
-_QUANTITIES = ("requests", "limits")
+# Maps that the API replaces as a whole (x-kubernetes-map-type: atomic): an entry that somebody added is not theirs.
+_ATOMIC = ("nodeSelector", "selector", "requiredDuringSchedulingIgnoredDuringExecution", "roleRef")
+_QUANTITIES = re.compile(r"\.resources\.(requests|limits)\.[^.]+$")
+# The FieldsV1 of a value that is owned with all that is in it.
+_WHOLE: Mapping[str, Any] = {}
 
 
 def differences(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
@@ -57,20 +62,20 @@ def _compare(wanted: Any, live: Any, owned: Mapping[str, Any] | None, path: str,
     elif isinstance(wanted, (list, tuple)) and isinstance(live, (list, tuple)):
         _compare_list(wanted, live, owned, path, found)
     elif type(wanted) is not type(live) or wanted != live:
-        if not (path.split(".")[-2:-1] and path.split(".")[-2] in _QUANTITIES and same_quantity(wanted, live)):
-            found.append(path)
+        same = _QUANTITIES.search(path) and same_quantity(wanted, live)
+        found += [] if same else [path]
 
 
 def _compare_mapping(
     wanted: Mapping[str, Any], live: Mapping[str, Any], owned: Mapping[str, Any] | None, path: str, found: list[str]
 ) -> None:
+    if path.rsplit(".", 1)[-1] in _ATOMIC:
+        owned = _WHOLE
+    whole = owned == _WHOLE and wanted
     for name, value in wanted.items():
-        _compare(value, live.get(name), (owned or {}).get(f"f:{name}"), f"{path}.{name}", found)
-    if owned == {} and wanted:
-        dropped = set(live) - set(wanted)  # An atomic value (nodeSelector, a label selector): all of it is ours.
-    else:
-        dropped = {key[2:] for key in owned or () if key.startswith("f:")} & set(live) - set(wanted)
-    found += [f"{path}.{name}" for name in sorted(dropped)]
+        _compare(value, live.get(name), _WHOLE if whole else (owned or {}).get(f"f:{name}"), f"{path}.{name}", found)
+    ours = set(live) if whole else {key[2:] for key in owned or () if key.startswith("f:")} & set(live)
+    found += [f"{path}.{name}" for name in sorted(ours - set(wanted))]
 
 
 def _compare_list(
@@ -81,8 +86,8 @@ def _compare_list(
         if len(wanted) != len(live):
             found.append(path)
             return
-        for number, (one, other) in enumerate(zip(wanted, live)):
-            _compare(one, other, None, f"{path}[{number}]", found)
+        for number, (one, other) in enumerate(zip(wanted, live, strict=True)):
+            _compare(one, other, _WHOLE, f"{path}[{number}]", found)
         return
     by_key = {item.get(merge_key): item for item in live}
     owned_items = {json.loads(key[2:])[merge_key]: fields for key, fields in (owned or {}).items() if key[:2] == "k:"}

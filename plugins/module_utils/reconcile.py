@@ -13,8 +13,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours, metadata
 
-# Labels of the DaemonSet that the known implementation makes: it is adopted.
-_KNOWN_LABELS = ({"app.kubernetes.io/name": "image-puller"}, {"test": "daemonset-test"})
+# What the known implementation's DaemonSet selects (the object itself carries no label): it is adopted.
+_KNOWN_SELECTOR = {"test": "daemonset-test"}
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,5 @@ def decide(desired: Mapping[str, Any], live: Mapping[str, Any] | None, *, recrea
 
 def is_adoptable(live: Mapping[str, Any]) -> bool:
     """Whether the DaemonSet is ours, or the known implementation's."""
-    labels = metadata(live).get("labels") or {}
-    return is_ours(live) or any(known.items() <= labels.items() for known in _KNOWN_LABELS)
+    selected = ((live.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+    return is_ours(live) or selected == _KNOWN_SELECTOR
