@@ -21,7 +21,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import MIRRORED, Cluster, ClusterError, Report, images, marker, registry, tools
@@ -385,14 +385,24 @@ class EmbeddedCluster(Cluster):
         def account() -> bool:
             return self._get("/api/v1/namespaces/default/serviceaccounts/default") is not None
 
-        def ready() -> bool:
-            return set(self.nodes) <= set(self._ready_nodes())
+        self._await(account, "the ServiceAccount default does not appear")
+        self._await(lambda: set(self.nodes) <= set(self._ready_nodes()), "nodes are not Ready")
+        if self._wanted:
+            self._await(lambda: self._answers(f"{SERVICE_ADDRESS}:443"), "the Service kubernetes does not answer")
 
-        for condition, what in ((account, "the ServiceAccount default does not appear"), (ready, "nodes are not Ready")):
-            if not wait_until(condition, 60, 0.2):
-                raise ClusterError(f"{what} within 60 s; see {self.state / 'log'}")
-        if self._wanted and not wait_until(lambda: self._answers(f"{SERVICE_ADDRESS}:443"), 30):
-            raise ClusterError("the Service kubernetes does not answer within 30 s; see the log of kube-proxy")
+    def _await(self, condition: Callable[[], bool], complaint: str, seconds: float = 60) -> None:
+        """Wait for something of the cluster as long as all its processes run."""
+        dead: list[str] = []
+
+        def decided() -> bool:
+            noted = self._known()["processes"]
+            dead[:] = [name for name, process in noted.items() if not Process(*process).alive]
+            return condition() or bool(dead)
+
+        if not wait_until(decided, seconds, 0.2):
+            raise ClusterError(f"{complaint} within {seconds:.0f} s; see {self.state / 'log'}")
+        if dead:
+            raise ClusterError(f"{', '.join(dead)} ended while starting; see {self.state / 'log'}")
 
     # Asking
 
@@ -491,8 +501,7 @@ class EmbeddedCluster(Cluster):
         name = f"node-{number}"
         self._start_node(number, None, labels, taints)
         self._note(nodes=[*self.nodes, name])
-        if not wait_until(lambda: name in self._ready_nodes(), 60, 0.2):
-            raise ClusterError(f"{name} is not Ready within 60 s; see {self.state / 'log'}")
+        self._await(lambda: name in self._ready_nodes(), f"{name} is not Ready")
         return name
 
     def remove_node(self, name: str) -> None:
@@ -585,6 +594,7 @@ class EmbeddedCluster(Cluster):
         process = self._component(name)
         if process and (arguments := process.arguments()):
             (self.state / f"{name}.arguments.json").write_text(json.dumps(arguments))
+            self._record(name, None)
             process.stop()
 
     def component_start(self, name: str) -> None:

@@ -60,7 +60,7 @@ class Image:
 
 
 def build(
-    files: Mapping[str, Content],
+    files: dict[str, Content],
     *,
     size_mb: float = 0,
     layers: int = 1,
@@ -70,15 +70,15 @@ def build(
 ) -> Image:
     """An image with these files (path -> content) and `size_mb` megabytes that don't compress, in `layers` layers.
 
-    seed decides those megabytes. config: fields of the OCI configuration, such as Entrypoint, User, Env.
+    seed makes every layer its own: images share layers only if they have the same files, sizes and seed. config:
+    fields of the OCI configuration, such as Entrypoint, User, Env.
     """
     source = random.Random(seed)
-    filler = [source.randbytes(int(size_mb * MEGABYTE / layers)) for _ in range(layers)] if size_mb else [b""] * layers
-    tars = [
-        _tar((files if number == 0 else {}) | ({f"filler-{number}": data} if data or number else {}))
-        for number, data in enumerate(filler)
-    ]
-    blobs = tuple(gzip.compress(tar, 1 if not size_mb else 0, mtime=0) for tar in tars)
+    tars = []
+    for number in range(layers):
+        filler = f"{seed}\n".encode() + source.randbytes(int(size_mb * MEGABYTE / layers))
+        tars.append(_tar((files if number == 0 else {}) | {f"/filler/{number}": filler}))
+    blobs = tuple(gzip.compress(tar, 0 if size_mb else 6, mtime=0) for tar in tars)
     configuration = _json(
         {
             "architecture": architecture,
@@ -104,7 +104,7 @@ def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _tar(files: Mapping[str, Content]) -> bytes:
+def _tar(files: dict[str, Content]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, content in sorted(files.items()):

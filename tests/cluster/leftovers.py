@@ -60,7 +60,9 @@ def take() -> Snapshot:
         processes=frozenset(_processes()),
         mounts=frozenset(line.split()[1] for line in (PROC / "mounts").read_text().splitlines()),
         cgroups=frozenset(
-            str(path) for path in CGROUPS.rglob("*") if path.is_dir() and "image-puller" in str(path)
+            str(path)
+            for path in CGROUPS.rglob("*")
+            if path.is_dir() and ("image-puller" in str(path) or "kubepods" in str(path))
         ),
         interfaces=frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
         settings=frozenset(_settings()),
@@ -83,7 +85,7 @@ def _processes() -> list[str]:
     found = []
     for process in processes():
         arguments = process.arguments()
-        ours = any(str(state_root()) in argument or str(cache()) in argument for argument in arguments)
+        ours = any(str(place) in argument for argument in arguments for place in (state_root(), cache() / "tools"))
         if arguments and (ours or pathlib.Path(arguments[0]).name in PROGRAMS):
             found.append(f"{process.pid} {' '.join(arguments)[:200]}")
     return found

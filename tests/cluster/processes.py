@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 PROC = pathlib.Path("/proc")
 CLONE_NEWNET = 0x40000000
@@ -133,20 +134,21 @@ def _detach(inside: Callable[[Sequence[Argument]], list[str]], argv: Sequence[Ar
 class Sandbox(Host):
     """Namespaces of its own for a cluster with real nodes; needs root.
 
-    Inside, what is written to /run, /var/log and /var/lib stays there, the kernel settings that a kubelet writes are files, names
+    Inside, what is written to /run, /var/log and /var/lib stays there, the kernel settings that a kubelet sets are files, names
     are asked of our own name server, and the network is empty but for what `create` adds.
     """
 
     HOLDER = "hold-cluster"
-    # What the kubelet sets for the whole machine when it starts.
-    KUBELET_SETTINGS = (
-        "vm/overcommit_memory",
-        "vm/panic_on_oom",
-        "kernel/panic",
-        "kernel/panic_on_oops",
-        "kernel/keys/root_maxkeys",
-        "kernel/keys/root_maxbytes",
-    )
+    # What a kubelet sets for the whole machine when it starts. Inside, files stand in for these with the values that it
+    # wants, so it has nothing to set.
+    KUBELET_SETTINGS: ClassVar[dict[str, int]] = {
+        "vm/overcommit_memory": 1,
+        "vm/panic_on_oom": 0,
+        "kernel/panic": 10,
+        "kernel/panic_on_oops": 1,
+        "kernel/keys/root_maxkeys": 1000000,
+        "kernel/keys/root_maxbytes": 25000000,
+    }
 
     def __init__(self, state: pathlib.Path, holder: Process) -> None:
         self.state = state
@@ -223,10 +225,10 @@ def _setup(state: pathlib.Path, addresses: Sequence[tuple[str, str]]) -> str:
         "mount -t overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work overlay /var/lib",
         f"mount --bind /run/state {state}",
     ]
-    for setting in Sandbox.KUBELET_SETTINGS:
+    for setting, value in Sandbox.KUBELET_SETTINGS.items():
         if (PROC / "sys" / setting).exists():
             copy = state / "settings" / setting.replace("/", ".")
-            lines += [f"cat /proc/sys/{setting} > {copy}", f"mount --bind {copy} /proc/sys/{setting}"]
+            lines += [f"echo {value} > {copy}", f"mount --bind {copy} /proc/sys/{setting}"]
     if resolver.exists():
         lines += [
             f"mkdir -p {resolver.parent}",
