@@ -175,7 +175,7 @@ def run(command: Sequence[str | Path]) -> None:
     )
     if result.returncode:
         print(result.stdout, file=sys.stderr)
-        raise BuildError(f"`{' '.join(map(str, command[:4]))} ...` ended with exit status {result.returncode}.")
+        raise BuildError(f"{command[0]} ended with exit status {result.returncode}; what it said is above.")
 
 
 @contextmanager
@@ -209,6 +209,19 @@ def install_tools() -> None:
         run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--no-install-recommends", *missing])
 
 
+def check_architecture(architecture: str) -> None:
+    """Refuse an architecture whose programs can't run here.
+
+    :raises BuildError: with what makes them run.
+    """
+    machine = MACHINES[architecture]
+    if machine != platform.machine() and not Path(f"/proc/sys/fs/binfmt_misc/qemu-{machine}").exists():
+        raise BuildError(
+            f"programs for {architecture} don't run on this machine. Install Debian's qemu-user-static and "
+            "binfmt-support, which emulate it."
+        )
+
+
 def cache_directory() -> Path:
     """Return the directory, outside the checkout, for what is kept between builds."""
     if path := os.environ.get("IMAGE_PULLER_CACHE"):
@@ -217,17 +230,23 @@ def cache_directory() -> Path:
 
 
 def write_root(root: RootFileSystem, architecture: str, target: Path) -> None:
-    """Put `root` together with mmdebstrap and write it to the tar file `target`."""
-    with subprocess.Popen(root.command(architecture), stdout=subprocess.PIPE) as process:
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as source, tarfile.open(target, "w") as output:
-                for member in source:
-                    if root.keeps(member.name.removeprefix("./")):
-                        output.addfile(member, source.extractfile(member) if member.isfile() else None)
-        except tarfile.ReadError as error:
-            raise BuildError(f"mmdebstrap could not put {root.name} together; it says why above.") from error
-    if process.returncode:
-        raise BuildError(f"mmdebstrap could not put {root.name} together: exit status {process.returncode}.")
+    """Put `root` together with mmdebstrap and write it to the tar file `target`.
+
+    :raises BuildError: after printing what mmdebstrap said.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        with subprocess.Popen(root.command(architecture), stdout=subprocess.PIPE, stderr=said) as process:
+            whole = False
+            with suppress(tarfile.ReadError), tarfile.open(fileobj=process.stdout, mode="r|") as source:
+                with tarfile.open(target, "w") as output:
+                    for member in source:
+                        if root.keeps(member.name.removeprefix("./")):
+                            output.addfile(member, source.extractfile(member) if member.isfile() else None)
+                whole = True
+        if process.returncode or not whole:
+            said.seek(0)
+            print(said.read(), file=sys.stderr)
+            raise BuildError(f"mmdebstrap could not put {root.name} together; what it said is above.")
 
 
 def cached_root(root: RootFileSystem, architecture: str, *, refresh: bool) -> Path:
@@ -392,7 +411,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="fetch Debian's packages again: security updates")
     options = parser.parse_args(arguments)
     try:
+        check_architecture(options.arch)
         install_tools()
+        if os.geteuid() != 0:  # become root of a user namespace, as the files of an image have many owners
+            command = ["buildah", "unshare", sys.executable, "-P", __file__]
+            os.execvp("buildah", [*command, *(sys.argv[1:] if arguments is None else arguments)])
         for image, argument, base in ((controller(), "BASE", options.base), (helper(), "BUSYBOX", options.helper_base)):
             bases = {argument: base} if base else {}
             archive = build(image, options.arch, options.output.resolve(), bases=bases, refresh=options.refresh)
