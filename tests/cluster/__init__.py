@@ -141,7 +141,7 @@ class Cluster(abc.ABC):
         )
         if check and done.returncode:
             reason = (done.stderr or done.stdout).strip()
-            raise ClusterError(f"{' '.join(map(os.fspath, argv))} ended with {done.returncode}: {reason}")
+            raise ClusterError(f"{' '.join(map(str, argv))} ended with {done.returncode}: {reason}")
         return done
 
     def kubectl(self, *arguments: str, check: bool = True, input: str | None = None) -> str:
@@ -161,7 +161,7 @@ class Cluster(abc.ABC):
         env: Sequence[str] = (),
         working_dir: str = "",
         volumes: Sequence[str] = (),
-        architecture: str = "amd64",
+        architecture: str = images.MACHINE,
         layers: int = 1,
         seed: str | None = None,
         broken: str | None = None,
@@ -170,8 +170,9 @@ class Cluster(abc.ABC):
 
         ref: "quay.io/x/y:1"; the registry's name is left out, so that mirrors find it. size_mb: that don't compress,
         in `layers` layers. files: path -> content, beside the program /pause, which sleeps. seed (default: ref)
-        decides the content: equal seeds make equal images. broken: "layer" (its content is lost) or "manifest" (is
-        garbage).
+        decides the content: equal seeds make equal images. broken: "layer" (it arrives, but is not what its digest
+        says) or "manifest" (the registry finds it spoilt: status 500). architecture: another than this machine's makes
+        an index without an image for it.
         """
         if broken not in (None, "layer", "manifest"):
             raise ClusterError(f"an image can be broken in its layer or its manifest, not in its {broken}")
@@ -248,9 +249,10 @@ class Cluster(abc.ABC):
         """Now, as `audit` wants it."""
         raise self._cannot("read the API server's audit log")
 
-    def audit(self, since: int = 0) -> list[dict[str, Any]]:
+    def audit(self, since: int = 0, *, everything: bool = False) -> list[dict[str, Any]]:
         """Requests that the API server has answered since the mark: user, verb, resource (with subresource),
-        namespace, name, userAgent, code."""
+        namespace, name, userAgent, code, uri. Without those of the control plane itself, unless `everything`; never
+        those of kubelets, leases and status updates of nodes and pods."""
         raise self._cannot("read the API server's audit log")
 
     def component_stop(self, name: str) -> None:

@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 
-from . import Cluster, ClusterError, leftovers, open_cluster, tools
+from . import Cluster, ClusterError, images, leftovers, open_cluster, tools
 
 EPILOG = """\
 IMAGE_PULLER_TEST_CLUSTER chooses the cluster: embedded (default: processes of this machine; real nodes need root),
@@ -34,11 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = argparse.ArgumentParser(add_help=False)
-    named.add_argument("--name", default="default", help="the cluster's name (default: default); several can run at once")
+    named.add_argument("--name", default="default", help="of the cluster (default: default); several can run at once")
 
     up = commands.add_parser("up", parents=[named], help="start the cluster and wait until pods can start")
     real = 2 if os.geteuid() == 0 else 0
-    up.add_argument("--nodes", type=int, default=real, metavar="N", help=f"real nodes (default here: {real}); need root")
+    up.add_argument("--nodes", type=int, default=real, metavar="N", help=f"real nodes, for root (default here: {real})")
     up.add_argument("--simulated", type=int, default=0, metavar="N", help="nodes without a machine (default: 0)")
     up.set_defaults(run=_up)
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--size", type=float, default=0, metavar="MB", help="megabytes that don't compress (default: 0)")
     push.add_argument("--layers", type=int, default=1, metavar="N", help="in so many layers (default: 1)")
     push.add_argument("--user", default="", help="user that the image names")
-    push.add_argument("--architecture", default="amd64", help="platform that the image names (default: amd64)")
+    push.add_argument("--architecture", default=images.MACHINE, help=f"that it is for (default here: {images.MACHINE})")
     push.add_argument("--broken", choices=["layer", "manifest"], help="spoil it in the registry")
     push.add_argument("--archive", type=pathlib.Path, metavar="TAR", help="push this OCI archive instead")
     push.set_defaults(run=_push)

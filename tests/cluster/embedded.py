@@ -31,6 +31,8 @@ from .processes import Host, Process, Sandbox, join_network, processes, remove_c
 ADDRESS = "10.254.0.1"  # of the API server and the registry in a sandbox
 SERVICE_ADDRESS = "10.0.0.1"  # of the Service kubernetes
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok-controller")
+# How the control plane's parts call themselves; they all are the same administrator to the API server.
+CONTROL_PLANE = ("kube-", "kwok")
 # Everything but what the control plane and the nodes do all the time.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -196,9 +198,7 @@ class EmbeddedCluster(Cluster):
                 self._make_sandbox()
         ports = (6443, 5000, 5001) if self._wanted else _free_ports(3)
         host = ADDRESS if self._wanted else "127.0.0.1"
-        self._note(
-            api=f"{host}:{ports[0]}", registry=f"{host}:{ports[1]}", backend=f"127.0.0.1:{ports[2]}", nodes=[]
-        )
+        self._note(api=f"{host}:{ports[0]}", registry=f"{host}:{ports[1]}", backend=f"127.0.0.1:{ports[2]}", nodes=[])
         numbers = range(1, self._wanted + 1)
         with concurrent.futures.ThreadPoolExecutor() as pool:
             control = pool.submit(self._start_control_plane)
@@ -215,9 +215,9 @@ class EmbeddedCluster(Cluster):
                 self.simulate(self._simulated)
 
     def _make_sandbox(self) -> None:
-        addresses = [("lo", f"{SERVICE_ADDRESS}/32"), ("lo", f"{CLUSTER_NAME_SERVER}/32"), ("node", f"{ADDRESS}/24")]
-        # Commands that run in the network only ask the machine's name servers, whose addresses lead to ours there.
-        addresses += [("lo", server) for server in _name_servers()]
+        addresses = [("node", f"{ADDRESS}/24"), ("lo", f"{SERVICE_ADDRESS}/32")]
+        servers = (server for server in _name_servers() if not server.startswith("127."))
+        addresses += [("lo", f"{server}/{128 if ':' in server else 32}") for server in servers]
         sandbox = Sandbox.create(self.state, self._tools["pause"], addresses)
         self._record("sandbox", sandbox.holder)
 
@@ -257,9 +257,9 @@ class EmbeddedCluster(Cluster):
             (self.state / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
             self._kwokctl("create", "cluster", "--config", str(configuration), "--kubeconfig", "", "--wait", "0s")
             pki = self._control / "pki"
-            identity = kubeconfig(f"https://{self._known()['api']}", pki / "ca.crt", pki / "admin.crt", pki / "admin.key")
+            server = f"https://{self._known()['api']}"
             self.kubeconfig.touch(0o600)
-            self.kubeconfig.write_text(json.dumps(identity, indent=1))
+            self.kubeconfig.write_text(kubeconfig(server, pki / "ca.crt", pki / "admin.crt", pki / "admin.key"))
             for name in COMPONENTS:
                 pid = int((self._control / "pids" / f"{name}.pid").read_text())
                 self._record(name, self._place.find(pid))
@@ -311,7 +311,7 @@ class EmbeddedCluster(Cluster):
             "componentsPatches": [
                 {
                     "name": component,
-                    "extraArgs": [{"key": key, "value": value, "override": True} for key, value in arguments.items()],
+                    "extraArgs": [{"key": key, "value": value} for key, value in arguments.items()],
                 }
                 for component, arguments in patches.items()
             ],
@@ -332,9 +332,8 @@ class EmbeddedCluster(Cluster):
                 "backend": known["backend"],
                 "faults": str(self.state / "faults.json"),
                 "log": str(self.state / "requests.log"),
-                "names": {"kubernetes.default.svc": SERVICE_ADDRESS, "kubernetes.default.svc.cluster.local": SERVICE_ADDRESS}
-                if self._wanted
-                else None,
+                "name_servers": _name_servers() if self._wanted else [],
+                "names": {f"kubernetes.default.svc{suffix}": SERVICE_ADDRESS for suffix in ("", ".cluster.local")},
             }
             (self.state / "front.json").write_text(json.dumps(front))
             (self.state / "requests.log").touch()
@@ -528,15 +527,12 @@ class EmbeddedCluster(Cluster):
         if registry.KINDS.get(kind) != set(options):
             known = ", ".join(f"{name}({', '.join(sorted(names))})" for name, names in registry.KINDS.items())
             raise ClusterError(f"no fault {kind}({', '.join(options)}); there are {known}")
-        prefix = images.split(f"{repo_prefix.rstrip(':')}")[0] if "/" in repo_prefix else repo_prefix
-        self._set_faults([*self._faults(), {"prefix": prefix, "kind": kind, **options}])
+        fault = {"prefix": images.without_registry(repo_prefix), "kind": kind, **options}
+        self._set_faults([*json.loads((self.state / "faults.json").read_text()), fault])
 
     def registry_clear(self) -> None:
         """See Cluster."""
         self._set_faults([])
-
-    def _faults(self) -> list[dict[str, Any]]:
-        return list(json.loads((self.state / "faults.json").read_text()))
 
     def _set_faults(self, faults: list[dict[str, Any]]) -> None:
         temporary = self.state / "faults.json.new"
@@ -574,7 +570,7 @@ class EmbeddedCluster(Cluster):
         """See Cluster."""
         return (self._control / "logs" / "audit.log").stat().st_size
 
-    def audit(self, since: int = 0) -> list[dict[str, Any]]:
+    def audit(self, since: int = 0, *, everything: bool = False) -> list[dict[str, Any]]:
         """See Cluster."""
         log = self._control / "logs" / "audit.log"
         word = marker()
@@ -587,7 +583,8 @@ class EmbeddedCluster(Cluster):
 
         if not wait_until(lambda: any(word.encode() in line for line in entries()), 5):
             raise ClusterError("the API server does not write its audit log")
-        return [_entry(event) for line in entries() if word not in (event := json.loads(line))["requestURI"]]
+        found = [_entry(json.loads(line)) for line in entries() if word.encode() not in line]
+        return [entry for entry in found if everything or not entry["userAgent"].startswith(CONTROL_PLANE)]
 
     def component_stop(self, name: str) -> None:
         """See Cluster."""
@@ -627,13 +624,14 @@ def _entry(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_servers() -> list[str]:
-    """Addresses of the machine's name servers with prefix length, but those on loopback."""
+    """Addresses at which our name server answers: its own two and, for commands that join the cluster's network but
+    see the machine's files, those of the machine's name servers."""
     try:
         lines = pathlib.Path("/etc/resolv.conf").read_text().splitlines()
     except FileNotFoundError:
-        return []
-    servers = {line.split()[1].partition("%")[0] for line in lines if line.startswith("nameserver ")}
-    return [f"{server}/{128 if ':' in server else 32}" for server in sorted(servers) if not server.startswith("127.")]
+        lines = []
+    machine = {line.split()[1].partition("%")[0] for line in lines if line.startswith("nameserver ")}
+    return sorted({"127.0.0.1", CLUSTER_NAME_SERVER, *machine})
 
 
 def _free_ports(count: int) -> list[int]:

@@ -14,6 +14,7 @@ import http.client
 import io
 import json
 import pathlib
+import platform
 import random
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 MEGABYTE = 1 << 20
+# This machine's architecture as images name it.
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 Connect = Callable[[], http.client.HTTPConnection]
 Content = bytes | str | pathlib.Path  # bytes, the target of a symbolic link, or a file of this machine
 
@@ -37,19 +40,22 @@ def digest(data: bytes) -> str:
 def split(reference: str) -> tuple[str, str]:
     """Repository without its registry, and tag: "quay.io/x/y:1" -> ("x/y", "1"); "busybox" -> ("library/busybox",
     "latest")."""
+    path = without_registry(reference)
+    repository, _, tag = path.partition(":")
+    return repository if "/" in reference else f"library/{repository}", tag or "latest"
+
+
+def without_registry(reference: str) -> str:
+    """A reference, or the beginning of one, from its repository on: "quay.io/x/" -> "x/"."""
     host, _, path = reference.partition("/")
-    if not path:
-        reference = f"library/{reference}"
-    elif "." in host or ":" in host or host == "localhost":
-        reference = path
-    repository, _, tag = reference.partition(":")
-    return repository, tag or "latest"
+    return path if path and ("." in host or ":" in host or host == "localhost") else reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
     """The parts of one image. layers and config are blobs; manifest refers to them by digest."""
 
+    architecture: str
     layers: tuple[bytes, ...]
     config: bytes
     manifest: bytes
@@ -65,7 +71,7 @@ def build(
     size_mb: float = 0,
     layers: int = 1,
     seed: str = "",
-    architecture: str = "amd64",
+    architecture: str = MACHINE,
     **config: object,
 ) -> Image:
     """An image with these files (path -> content) and `size_mb` megabytes that don't compress, in `layers` layers.
@@ -93,7 +99,7 @@ def build(
         "config": _descriptor(CONFIG, configuration),
         "layers": [_descriptor(LAYER, blob) for blob in blobs],
     }
-    return Image(blobs, configuration, _json(manifest))
+    return Image(architecture, blobs, configuration, _json(manifest))
 
 
 def _descriptor(media_type: str, blob: bytes) -> dict[str, object]:
@@ -130,12 +136,21 @@ def busybox_files(busybox: pathlib.Path, applets: Iterable[str]) -> dict[str, Co
 
 
 def push(connect: Connect, image: Image, reference: str) -> str:
-    """Push an image; its manifest's digest. Raises ClusterError."""
+    """Push an image; its manifest's digest. Raises ClusterError.
+
+    An image for another machine is pushed in an index, because a runtime looks at the platform only there.
+    """
     repository, tag = split(reference)
     for blob in (*image.layers, image.config):
         _push_blob(connect, repository, digest(blob), blob)
-    _push_manifest(connect, repository, tag, image.manifest, MANIFEST)
-    return image.digest
+    if image.architecture == MACHINE:
+        _push_manifest(connect, repository, tag, image.manifest, MANIFEST)
+        return image.digest
+    _push_manifest(connect, repository, image.digest, image.manifest, MANIFEST)
+    entry = _descriptor(MANIFEST, image.manifest) | {"platform": {"architecture": image.architecture, "os": "linux"}}
+    index = _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+    _push_manifest(connect, repository, tag, index, INDEX)
+    return digest(index)
 
 
 def push_archive(connect: Connect, archive: pathlib.Path, reference: str) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import subprocess
+from collections.abc import Set
 
 from .embedded import COMPONENTS, state_root
 from .processes import CGROUPS, PROC, Sandbox, processes
@@ -76,9 +77,14 @@ def compare(before: Snapshot, after: Snapshot) -> list[str]:
     differences = []
     for field in dataclasses.fields(Snapshot):
         old, new = getattr(before, field.name), getattr(after, field.name)
-        differences += [f"+ {field.name}: {name}" for name in sorted(new - old)]
-        differences += [f"- {field.name}: {name}" for name in sorted(old - new)]
+        for sign, names in (("+", new - old), ("-", old - new)):
+            differences += [f"{sign} {field.name}: {name}" for name in sorted(names) if not _inside(name, names)]
     return differences
+
+
+def _inside(name: str, names: Set[str]) -> bool:
+    """Whether a path's parent is listed, too."""
+    return name.startswith("/") and str(pathlib.PurePath(name).parent) in names
 
 
 def _processes() -> list[str]:

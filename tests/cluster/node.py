@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import pathlib
@@ -10,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from .processes import ClusterError, Process, Sandbox, make_cgroup, processes, remove_cgroup, wait_until
+from .processes import Argument, ClusterError, Process, Sandbox, make_cgroup, processes, remove_cgroup, wait_until
 
 Taint = Mapping[str, str]  # key, value, effect
 
@@ -90,7 +91,8 @@ class RealNode(Node):
         self.cgroup = f"image-puller-{setting.cluster}/{self.name}"
 
     def _ctr(self, *arguments: str) -> str:
-        command = [self.setting.tools["ctr"], "--address", self.socket, "--namespace", "k8s.io", *arguments]
+        program = str(self.setting.tools["ctr"])
+        command = [program, "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise ClusterError(f"ctr {' '.join(arguments)} on {self.name}: {done.stderr.strip()}")
@@ -299,30 +301,41 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
             "[extensions]\nextendedKeyUsage = clientAuth,serverAuth\n"
             f"subjectAltName = DNS:{self.name},IP:{self.address}\n"
         )
-        request = ["-config", configuration, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        authority = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-days", "365"]
-        files = ["-keyout", key, "-out", certificate]
-        self.setting.sandbox.run(["openssl", "req", "-x509", *request, *authority, *files])
-        identity = kubeconfig(self.setting.api, pki / "ca.crt", certificate, key)
-        (self.directory / "kubeconfig").write_text(json.dumps(identity))
+        options: dict[str, Argument] = {
+            "config": configuration,
+            "newkey": "ec",
+            "pkeyopt": "ec_paramgen_curve:P-256",
+            "CA": pki / "ca.crt",
+            "CAkey": pki / "ca.key",
+            "days": "365",
+            "keyout": key,
+            "out": certificate,
+        }
+        words = [word for name, value in options.items() for word in (f"-{name}", value)]
+        self.setting.sandbox.run(["openssl", "req", "-x509", "-nodes", *words])
+        (self.directory / "kubeconfig").write_text(kubeconfig(self.setting.api, pki / "ca.crt", certificate, key))
 
 
 CLUSTER_NAME_SERVER = "10.0.0.10"
 
 
-def kubeconfig(
-    server: str, authority: pathlib.Path, certificate: pathlib.Path, key: pathlib.Path
-) -> dict[str, object]:
-    """A kubeconfig with one cluster, whose files are named by their paths."""
-    user = {"client-certificate": str(certificate), "client-key": str(key)}
-    return {
+def kubeconfig(server: str, authority: pathlib.Path, certificate: pathlib.Path, key: pathlib.Path) -> str:
+    """A kubeconfig with one cluster, as JSON (which is YAML), with the content of these files."""
+
+    def data(path: pathlib.Path) -> str:
+        return base64.b64encode(path.read_bytes()).decode()
+
+    cluster = {"server": server, "certificate-authority-data": data(authority)}
+    user = {"client-certificate-data": data(certificate), "client-key-data": data(key)}
+    configuration = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority": str(authority)}}],
+        "clusters": [{"name": "test", "cluster": cluster}],
         "users": [{"name": "test", "user": user}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     }
+    return json.dumps(configuration, indent=1)
 
 
 def _file_system(path: pathlib.Path) -> str:

