@@ -209,6 +209,11 @@ def install_tools() -> None:
         run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--no-install-recommends", *missing])
 
 
+def native_architecture() -> str | None:
+    """Return this machine's architecture as images name it, or None if no image is built for it."""
+    return next((name for name, machine in MACHINES.items() if machine == platform.machine()), None)
+
+
 def check_architecture(architecture: str) -> None:
     """Refuse an architecture whose programs can't run here.
 
@@ -402,7 +407,7 @@ def describe(archive: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    native = next((name for name, machine in MACHINES.items() if machine == platform.machine()), None)
+    native = native_architecture()
     parser = argparse.ArgumentParser(prog="python -m controller.image", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--base", metavar="REF", help=f"base image of the controller, with Python {PYTHON} as python3")
     parser.add_argument("--helper-base", metavar="REF", help="image with a static /bin/busybox for the helper")
