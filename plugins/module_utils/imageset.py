@@ -156,6 +156,18 @@ def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -
         time.sleep(_GONE_PAUSE)
 
 
+def remove_former_daemonsets(
+    cluster: Cluster, image_set: ImageSet, settings: Settings, *, dry_run: bool = False
+) -> list[str]:
+    """Delete the set's DaemonSets that bear a name from before ``daemonset_name`` was changed; what was deleted."""
+    former = [d for d in our_daemonsets(cluster, image_set) if d["metadata"]["name"] != settings.daemonset_name]
+    for daemonset in former:
+        if not daemonset["metadata"].get("deletionTimestamp"):
+            data = daemonset["metadata"]
+            cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=dry_run)
+    return [describe(daemonset) for daemonset in former]
+
+
 def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]]:
     """The DaemonSets of this set that we made, whatever their name."""
     found, _version = cluster.list("DaemonSet", image_set.namespace, labels=f"{IMAGE_SET}={image_set.config_map_name}")

@@ -72,7 +72,6 @@ def priority_class() -> dict[str, Any]:
         **_object("scheduling.k8s.io/v1", "PriorityClass", PRIORITY_CLASS_NAME, None),
         "value": PRIORITY,
         "preemptionPolicy": "Never",
-        "globalDefault": False,
         "description": "Cached images give way before any pod of a user.",
     }
 
@@ -170,8 +169,10 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                     {"name": "CONFIG_MAP_NAME", "value": installation.config_map_name},
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+                # Asked every second until the first pass has ended, so that an installation need not wait for it.
+                "startupProbe": _probe("/readyz", period=1, failures=120),
                 "livenessProbe": _probe("/healthz", period=20, failures=6),
-                "readinessProbe": _probe("/readyz", period=5, failures=3),
+                "readinessProbe": _probe("/readyz", period=10, failures=3),
                 "resources": {
                     "requests": {"cpu": resources.cpu_request, "memory": resources.memory_request},
                     "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},

@@ -17,6 +17,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     CONFIG_MAP_NAME,
     FIELDS,
     InvalidSettings,
+    Problem,
+    check,
+    from_options,
 )
 
 _STRUCTURED = (
@@ -39,6 +42,19 @@ SETTINGS_ARGUMENTS: dict[str, Any] = {
     for field in FIELDS
     if field.option != "namespace"
 }
+# Options that are no settings, and what they must be.
+_CHECKS = {
+    "namespace": "namespace",
+    "config_map_name": "name",
+    "deployment_name": "name",
+    "service_account_name": "name",
+    "deployment_priority_class_name": "name",
+    "image": "image",
+    "deployment_cpu_request": "quantity",
+    "deployment_memory_request": "quantity",
+    "deployment_cpu_limit": "quantity",
+    "deployment_memory_limit": "quantity",
+}
 
 
 def make_module(*arguments: Mapping[str, Any], **more: Any) -> AnsibleModule:
@@ -60,6 +76,8 @@ class Failure(Exception):
 def run(module: AnsibleModule, work: Callable[[Cluster], dict[str, Any]]) -> None:
     """Connect, do the work, and end with its result, or with one error that says what to do."""
     try:
+        if problems := _option_problems(module):
+            raise InvalidSettings(problems)
         result, failure = work(Cluster(connect(module))), None
     except Failure as error:
         result, failure = error.result, str(error)
@@ -70,6 +88,15 @@ def run(module: AnsibleModule, work: Callable[[Cluster], dict[str, Any]]) -> Non
     if failure is not None:
         module.fail_json(msg=failure, **result)
     module.exit_json(**result)
+
+
+def _option_problems(module: AnsibleModule) -> list[Problem]:
+    """Everything that is wrong with the options, known before anything is asked of the cluster."""
+    given = {option: kind for option, kind in _CHECKS.items() if module.params.get(option)}
+    problems = [problem for option, kind in given.items() for problem in check(option, module.params[option], kind)]
+    if "images" in module.params:
+        problems += [problem for problem in from_options(given_settings(module)).problems if problem not in problems]
+    return problems
 
 
 def given_settings(module: AnsibleModule) -> dict[str, Any]:

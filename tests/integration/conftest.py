@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One real cluster for all integration tests, and the ways in which users reach it: playbooks, modules, kubectl."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
+from tests.cluster import Cluster, open_cluster
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEPLOYMENT = "kubernetes-image-puller"
+DAEMONSET = "kubernetes-image-puller"
+CONFIG_MAP = "k8s-image-puller"
+MODULES = "ansible_collections.kubecache.image_puller.plugins.modules"
+WRITES = ("create", "update", "patch", "delete", "deletecollection")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An ansible-playbook that has ended."""
+
+    rc: int
+    stdout: str
+
+    @property
+    def changed(self) -> int:
+        """The number of changed tasks in the recap."""
+        (count,) = re.findall(r"^localhost .* changed=(\d+)", self.stdout, re.MULTILINE)
+        return int(count)
+
+
+class Playbook(Protocol):
+    """Run ``kubecache.image_puller.<name>``; ``variables`` without their prefix ``image_puller_``."""
+
+    def __call__(self, name: str, *arguments: str, ok: bool = True, **variables: Any) -> Run: ...
+
+
+class Module(Protocol):
+    """Run one module, ``install`` for ``image_puller_install``, and return its result."""
+
+    def __call__(self, name: str, *, ok: bool = True, check: bool = False, **options: Any) -> dict[str, Any]: ...
+
+
+class Install(Protocol):
+    """Install with these options, and wait until the images are cached."""
+
+    def __call__(
+        self, images: Any, *, wait: bool = True, min_nodes: int = 1, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster, up, with our two images in its registry, and this process in its network."""
+    made = open_cluster("test", nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
+    try:
+        made.up()
+        made.enter()
+        for archive, reference in (("image-puller", IMAGE), ("image-puller-helper", HELPER_IMAGE)):
+            made.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        yield made
+    finally:
+        if not os.environ.get("KEEP"):
+            made.down()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A name that no namespace has; whatever a test makes there is gone afterwards."""
+    name = f"cache-{uuid.uuid4().hex[:8]}"
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false", check=False)
+    cluster.kubectl("delete", "clusterrolebinding", f"kubecache-image-puller-nodes-{name}", "--ignore-not-found")
+
+
+def _environment(cluster: Cluster) -> dict[str, str]:
+    return {
+        **cluster.environment(),
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
+        "ANSIBLE_HOME": str(ROOT / "build" / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_LOCALHOST_WARNING": "0",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{cluster.environment()['PATH']}",
+    }
+
+
+@pytest.fixture
+def playbook(cluster: Cluster, namespace: str) -> Playbook:
+    """Run a playbook of the collection in this test's namespace."""
+
+    def run(name: str, *arguments: str, ok: bool = True, **variables: Any) -> Run:
+        prefixed = {f"image_puller_{key}": value for key, value in {"namespace": namespace, **variables}.items()}
+        command = ["ansible-playbook", f"kubecache.image_puller.{name}", *arguments, "-e", json.dumps(prefixed)]
+        done = subprocess.run(
+            command,
+            env=_environment(cluster),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert (done.returncode == 0) == ok, done.stdout
+        return Run(done.returncode, done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def module(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Module:
+    """Run one module of the collection, whole, in this process, for this test's namespace."""
+    monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(cluster.kubeconfig))
+
+    def run(name: str, *, ok: bool = True, check: bool = False, **options: Any) -> dict[str, Any]:
+        code = importlib.import_module(f"{MODULES}.image_puller_{name}")
+        arguments = {"namespace": namespace, "_ansible_check_mode": check, "_ansible_diff": True, **options}
+        capsys.readouterr()
+        with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
+            code.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert (ended.value.code == 0) == ok, result
+        return result
+
+    return run
+
+
+@pytest.fixture
+def install(module: Module) -> Install:
+    """What the role does: install everything, keep the DaemonSet, and wait; the results of the two modules."""
+
+    def run(
+        images: Any, *, wait: bool = True, min_nodes: int = 1, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        installed = module("install", images=images, wait=wait, **options)
+        kept = module("daemonset", settings=installed["settings"], wait=wait, wait_timeout=60, min_nodes=min_nodes)
+        return installed, kept
+
+    return run
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """What a test asks the API of the objects in its namespace."""
+
+    cluster: Cluster
+    namespace: str
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        """One object, or None."""
+        told = self.cluster.kubectl("get", kind, name, "-n", self.namespace, "--ignore-not-found", "-o", "json")
+        found: dict[str, Any] | None = json.loads(told) if told.strip() else None
+        return found
+
+    def list(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
+        """All objects of a kind."""
+        told = self.cluster.kubectl("get", kind, "-n", self.namespace, "-o", "json", *arguments)
+        items: list[dict[str, Any]] = json.loads(told)["items"]
+        return items
+
+    def daemonset(self) -> dict[str, Any]:
+        """The DaemonSet, which must be there."""
+        found = self.get("daemonset", DAEMONSET)
+        assert found, "there is no DaemonSet"
+        return found
+
+    def patch(self, kind: str, name: str, change: dict[str, Any], type_: str = "merge") -> None:
+        """Change an object by hand."""
+        self.cluster.kubectl("patch", kind, name, "-n", self.namespace, f"--type={type_}", "-p", json.dumps(change))
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, namespace: str) -> Kubectl:
+    """The objects in this test's namespace."""
+    return Kubectl(cluster, namespace)
+
+
+T = TypeVar("T")
+
+
+def eventually(question: Callable[[], T], seconds: float = 30, pause: float = 0.2) -> T:
+    """The first true answer; an assertion with the last one after ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"still {answer!r} after {seconds} s"
+        time.sleep(pause)
+
+
+def stays(question: Callable[[], object], seconds: float = 5, pause: float = 0.5) -> None:
+    """Assert that the answer stays what it is for a while."""
+    first, end = question(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(pause)
+        assert question() == first
+
+
+def our_writes(cluster: Cluster, mark: Any, *users: str) -> list[str]:
+    """What was written since the mark by users whose names have one of these words, as the API server counted it."""
+    return [
+        f"{event['user']} {event['verb']} {event['resource']} {event['name']}"
+        for event in cluster.audit(mark)
+        if event["verb"] in WRITES and any(user in event["user"] for user in users)
+    ]
