@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
             lines, color = table(report, WIDTH), COLORS.get(report["verdict"], "yellow")
         if self._task.check_mode:
-            notes.append("Check mode: nothing was changed; this is the state as it is")
+            notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if report else ""))
         lines += [line for note in notes for line in bullet(note, WIDTH)]
         for text, paint in (("\n".join(lines[:1]), color), ("\n".join(lines[1:]), None)):
             if text:

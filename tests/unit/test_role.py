@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role says the same in its defaults, its argument specs, its tasks and the modules that it calls."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation, settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAMESPACE
+
+COLLECTION = pathlib.Path(__file__).resolve().parents[2]
+ROLE = COLLECTION / "roles" / "image_puller"
+PREFIX = "image_puller_"
+ENTRY_POINTS = ("main", "health_check", "status", "uninstall")
+
+
+def load(path: pathlib.Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def variables_of(entry_point: str) -> set[str]:
+    """The role's variables in the tasks of an entry point, those of the files that it imports included."""
+    text = (ROLE / "tasks" / f"{entry_point}.yml").read_text()
+    found = set(re.findall(rf"(?<![\w.]){PREFIX}\w+(?!:|\w)", text))
+    return found.union(*(variables_of(name) for name in re.findall(r"import_tasks: (\w+)\.yml", text)))
+
+
+DEFAULTS: dict[str, Any] = load(ROLE / "defaults" / "main.yml")
+SPECS: dict[str, Any] = load(ROLE / "meta" / "argument_specs.yml")["argument_specs"]
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_an_entry_point_documents_exactly_the_variables_that_it_uses(entry_point: str) -> None:
+    assert set(SPECS[entry_point]["options"]) == variables_of(entry_point)
+
+
+def test_every_variable_has_a_value_and_every_value_a_use() -> None:
+    assert set(DEFAULTS) == {name for spec in SPECS.values() for name in spec["options"]}
+    assert set(SPECS) == set(ENTRY_POINTS)
+
+
+def test_an_empty_answer_passes_every_argument_spec() -> None:
+    for spec in SPECS.values():
+        for name, option in spec["options"].items():
+            assert option["type"] in ("str", "raw"), name
+            assert set(option) == {"type", "description"}, f"{name}: the specs set and require nothing"
+
+
+def test_every_setting_and_every_option_of_the_installation_can_be_set() -> None:
+    module = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
+    options = {field.option for field in settings.FIELDS} | set(module.ARGUMENTS) - {"state"}
+    assert {PREFIX + option for option in options} <= set(SPECS["main"]["options"])
+
+
+def test_the_defaults_are_those_of_the_modules() -> None:
+    values = {
+        **settings.DEFAULTS,
+        "images": "",
+        "helper_image": "",
+        "priority_class_name": "",
+        "cache_service_account_name": "",
+    }
+    for option, value in values.items():
+        assert DEFAULTS[PREFIX + option] == (value or ""), option
+    resources = installation.Resources()
+    for name in installation.Resources.__annotations__:
+        assert DEFAULTS[f"{PREFIX}deployment_{name}"] == getattr(resources, name)
+    assert DEFAULTS["image_puller_namespace"] == NAMESPACE
+    assert DEFAULTS["image_puller_deployment_name"] == installation.DEPLOYMENT_NAME
+    assert DEFAULTS["image_puller_service_account_name"] == installation.SERVICE_ACCOUNT_NAME
+    assert DEFAULTS["image_puller_config_map_name"] == settings.CONFIG_MAP_NAME
+
+
+def test_the_variable_file_of_che_is_the_default_list() -> None:
+    images = load(COLLECTION / "playbooks" / "vars" / "che.yml")["image_puller_images"]
+    assert [settings.CachedImage(*item) for item in images.items()] == list(settings.DEFAULT_IMAGES)
+
+
+def test_the_variable_file_of_codeready_workspaces_has_the_seven_images() -> None:
+    images = load(COLLECTION / "playbooks" / "vars" / "codeready_workspaces_2_1.yml")["image_puller_images"]
+    others = {"theia-endpoint-rhel8": "theia-rhel8"}
+    for name, image in images.items():
+        assert image == f"registry.access.redhat.com/codeready-workspaces/{others.get(name, name)}:2.1"
+    assert list(images) == [
+        "stacks-java-rhel8",
+        "theia-rhel8",
+        "stacks-golang-rhel8",
+        "stacks-node-rhel8",
+        "theia-endpoint-rhel8",
+        "pluginbroker-metadata-rhel8",
+        "pluginbroker-artifacts-rhel8",
+    ]
+    assert settings.from_options({"images": images}).problems == ()
+
+
+def test_the_readme_lists_every_variable() -> None:
+    (section,) = re.findall(
+        r"^### Variables$(.*?)^##", (COLLECTION / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    listed = re.findall(rf"^\| `({PREFIX}\w+)`", section, re.MULTILINE)
+    assert sorted(listed) == sorted([*DEFAULTS, "image_puller_hosts"])
