@@ -34,15 +34,18 @@ def parse_quantity(text: str) -> Decimal:
 
 
 def same_quantity(one: object, other: object) -> bool:
-    """Whether two texts (or numbers) mean the same amount; False where one is no quantity."""
+    """Whether two texts (or numbers) mean the same request or limit; False where one is no quantity.
+
+    The API server rounds the amounts in a container's resources up to a thousandth.
+    """
     try:
-        return parse_quantity(str(one)) == parse_quantity(str(other))
+        return _milli(parse_quantity(str(one))) == _milli(parse_quantity(str(other)))
     except ValueError:
         return False
 
 
 def canonical_quantity(text: str) -> str:
-    """The form in which the API server stores it: no fraction, the largest suffix that needs none."""
+    """Kubernetes' canonical form of the amount: no fraction, the largest suffix of its kind that needs none."""
     value = parse_quantity(text)
     if re.search(r"[eE][+-]?[0-9]", text):
         return _show(value, {f"e{power}" if power else "": power for power in _DECIMAL.values()})
@@ -56,6 +59,10 @@ def format_quantity(value: Decimal, *, binary: bool = False) -> str:
         power = next(power for power in range(6, -1, -1) if value % 1024**power == 0)
         return f"{int(value) // 1024**power}{_BINARY_SUFFIXES[power]}"
     return _show(value, _DECIMAL)
+
+
+def _milli(value: Decimal) -> Decimal:
+    return (value * 1000).to_integral_value(rounding=ROUND_UP)
 
 
 def _show(value: Decimal, suffixes: Mapping[str, int]) -> str:

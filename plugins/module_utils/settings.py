@@ -497,16 +497,29 @@ _Problems = list[tuple[str, str]]
 _VALUES = {"In": "some", "NotIn": "some", "Exists": "no", "DoesNotExist": "no", "Gt": "one", "Lt": "one"}
 
 
-def _requirement(operators: Sequence[str]) -> Callable[[Any, str], _Problems]:
-    """The rules of a selector's requirement that allows these operators."""
+def _text_rule(fits: Callable[[str], object], what: str) -> Callable[[Any, str], _Problems]:
+    """The rule that a value is a text that fits."""
 
     def problems(value: Any, path: str) -> _Problems:
-        found = _shape_problems(value, {"key*": str, "operator*": str, "values": [str]}, path)
+        found = _shape_problems(value, str, path)
+        return found or ([] if fits(value) else [(f"{path} {value!r} is no {what}", f"write the {what} that you mean")])
+
+    return problems
+
+
+_label_key = _text_rule(_qualified_name, "key of a label")
+_label_value = _text_rule(_LABEL_VALUE.fullmatch, "value of a label")
+_namespace_name = _text_rule(_LABEL.fullmatch, "name of a namespace")
+
+
+def _requirement(operators: Sequence[str], rule: Any = _label_value) -> Callable[[Any, str], _Problems]:
+    """The rules of a selector's requirement that allows these operators, and values that follow the rule."""
+
+    def problems(value: Any, path: str) -> _Problems:
+        found = _shape_problems(value, {"key*": _label_key, "operator*": str, "values": [rule]}, path)
         if found:
             return found
-        key, operator, count = value["key"], value["operator"], len(value.get("values") or ())
-        if not _qualified_name(key):
-            found.append((f"{path}.key {key!r} is no key of a label", "write the key of a label"))
+        operator, count = value["operator"], len(value.get("values") or ())
         if operator not in operators:
             found.append((f"{path}.operator {operator!r} is unknown", f"write one of {', '.join(operators)}"))
         elif _VALUES[operator] == "no" and count:
@@ -520,7 +533,7 @@ def _requirement(operators: Sequence[str]) -> Callable[[Any, str], _Problems]:
 
 
 def _node_field(value: Any, path: str) -> _Problems:
-    found = _requirement(("In", "NotIn"))(value, path)
+    found = _requirement(("In", "NotIn"), str)(value, path)
     if not found and (value["key"] != "metadata.name" or len(value["values"]) != 1):
         return [(f"{path} is no field of a node", 'write {"key": "metadata.name", ...} with one value, a node\'s name')]
     return found
@@ -531,25 +544,18 @@ def _weight(value: Any, path: str) -> _Problems:
     return found or ([] if 1 <= value <= 100 else [(f"{path} is {value}", "write a weight from 1 to 100")])
 
 
-def _label_key(value: Any, path: str) -> _Problems:
-    found = _shape_problems(value, str, path)
-    return found or (
-        [] if _qualified_name(value) else [(f"{path} {value!r} is no key of a label", "write a label's key")]
-    )
-
-
 _NODE_TERM = {
     "matchExpressions": [_requirement(tuple(_VALUES))],
     "matchFields": [_node_field],
 }
 _LABEL_SELECTOR = {
-    "matchLabels": {None: str},
+    "matchLabels": {None: _label_value},
     "matchExpressions": [_requirement(("In", "NotIn", "Exists", "DoesNotExist"))],
 }
 _POD_TERM = {
     "labelSelector": _LABEL_SELECTOR,
     "namespaceSelector": _LABEL_SELECTOR,
-    "namespaces": [str],
+    "namespaces": [_namespace_name],
     "topologyKey*": _label_key,
     "matchLabelKeys": [str],
     "mismatchLabelKeys": [str],
