@@ -7,6 +7,9 @@ does when it imports a release. The environments that ansible-test makes for the
 
 from __future__ import annotations
 
+import ast
+import configparser
+import io
 import os
 import subprocess
 import sys
@@ -40,13 +43,28 @@ def unpack_collection(directory: Path) -> Path:
 
 
 def home() -> Path:
-    """A home directory for ansible-test, which keeps its environments there and fetches nothing but packages."""
+    """A home directory for ansible-test, where it finds how to install packages and keeps its environments."""
     directory = cache_directory() / "ansible-test"
     version = get_venv_packages(SimpleNamespace(version=PYTHON))["pip"].replace(".", "_")
     script = directory / ".ansible" / "test" / "cache" / f"get_pip_{version}.py"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(INSTALL_PIP)
+    settings = directory / ".config" / "pip" / "pip.conf"
+    for path, text in ((script, INSTALL_PIP), (settings, pip_settings())):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # The address of a package index may carry a password.
+        path.write_text(text)
     return directory
+
+
+def pip_settings() -> str:
+    """The settings that pip has here as a pip.conf, because ansible-test hides the environment from it; and quiet."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    lines = [line.split("=", 1) for line in listed.stdout.splitlines()]
+    settings = {name.rpartition(".")[2]: str(ast.literal_eval(value)) for name, value in lines}
+    config = configparser.RawConfigParser()
+    config["global"] = {**settings, "quiet": "1"}
+    text = io.StringIO()
+    config.write(text)
+    return text.getvalue()
 
 
 def main() -> None:
@@ -54,7 +72,7 @@ def main() -> None:
     # Outside of the checkout, because ansible-test skips what git ignores.
     with tempfile.TemporaryDirectory(prefix="image-puller-sanity-") as directory:
         collection = unpack_collection(Path(directory))
-        environment = {**os.environ, "HOME": str(home()), "PIP_QUIET": "1"}
+        environment = {**os.environ, "HOME": str(home())}
         sys.exit(subprocess.run(command, cwd=collection, env=environment, check=False).returncode)
 
 
