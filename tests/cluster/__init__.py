@@ -209,7 +209,7 @@ class Cluster(abc.ABC):
 
     def tool(self, name: str) -> pathlib.Path:
         """One of the programs that tools.py makes."""
-        return tools.ensure(nodes=name == "busybox", report=self.report)[name]
+        return tools.program(name, self.report)
 
     @abc.abstractmethod
     def connect_registry(self) -> http.client.HTTPConnection:

@@ -120,10 +120,6 @@ class EmbeddedCluster(Cluster):
     def _tools(self) -> dict[str, pathlib.Path]:
         return tools.ensure(nodes=self._wanted > 0, report=self.report)
 
-    def tool(self, name: str) -> pathlib.Path:
-        """See Cluster."""
-        return self._tools[name] if name in self._tools else super().tool(name)
-
     def program_path(self) -> list[str]:
         """See Cluster."""
         return [str(self.state / "bin")]
@@ -239,7 +235,7 @@ class EmbeddedCluster(Cluster):
             Sandbox(self.state, holder).destroy()
         strays = [process for process in processes() if self._is_ours(process)]
         for process in {*known.values(), *strays}:
-            process.stop(3)
+            process.stop(0)
         remove_cgroup(f"image-puller-{self.name}")
 
     def _is_ours(self, process: Process) -> bool:
@@ -260,9 +256,12 @@ class EmbeddedCluster(Cluster):
             server = f"https://{self._known()['api']}"
             self.kubeconfig.touch(0o600)
             self.kubeconfig.write_text(kubeconfig(server, pki / "ca.crt", pki / "admin.crt", pki / "admin.key"))
-            for name in COMPONENTS:
-                pid = int((self._control / "pids" / f"{name}.pid").read_text())
-                self._record(name, self._place.find(pid))
+            self._record_components()
+
+    def _record_components(self) -> None:
+        for name in COMPONENTS:
+            pid = int((self._control / "pids" / f"{name}.pid").read_text())
+            self._record(name, self._place.find(pid))
 
     def _kwokctl(self, *arguments: str) -> None:
         path = f"{self.state / 'bin'}:{os.environ.get('PATH', '')}"
@@ -291,6 +290,9 @@ class EmbeddedCluster(Cluster):
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},
+            # There is one of each; a lease that was lost while the API server was away would end it.
+            "kube-controller-manager": {"leader-elect": "false"},
+            "kube-scheduler": {"leader-elect": "false"},
             "kwok-controller": {
                 "manage-all-nodes": "false",
                 "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",
@@ -391,17 +393,21 @@ class EmbeddedCluster(Cluster):
 
     def _await(self, condition: Callable[[], bool], complaint: str, seconds: float = 60) -> None:
         """Wait for something of the cluster as long as all its processes run."""
-        dead: list[str] = []
+        revived: set[str] = set()
 
         def decided() -> bool:
             noted = self._known()["processes"]
-            dead[:] = [name for name, process in noted.items() if not Process(*process).alive]
-            return condition() or bool(dead)
+            dead = {name for name, process in noted.items() if not Process(*process).alive}
+            if lost := dead & revived or dead - set(COMPONENTS):
+                raise ClusterError(f"{', '.join(lost)} ended while starting; see {self.state}")
+            if dead:  # on a busy machine some give up before the API server answers
+                revived.update(dead)
+                self._kwokctl("start", "cluster")
+                self._record_components()
+            return condition()
 
         if not wait_until(decided, seconds, 0.2):
             raise ClusterError(f"{complaint} within {seconds:.0f} s; see {self.state / 'log'}")
-        if dead:
-            raise ClusterError(f"{', '.join(dead)} ended while starting; see {self.state / 'log'}")
 
     # Asking
 
@@ -592,7 +598,7 @@ class EmbeddedCluster(Cluster):
         if process and (arguments := process.arguments()):
             (self.state / f"{name}.arguments.json").write_text(json.dumps(arguments))
             self._record(name, None)
-            process.stop()
+            process.stop(3)
 
     def component_start(self, name: str) -> None:
         """See Cluster."""

@@ -84,7 +84,7 @@ def build(
     for number in range(layers):
         filler = f"{seed}\n".encode() + source.randbytes(int(size_mb * MEGABYTE / layers))
         tars.append(_tar((files if number == 0 else {}) | {f"/filler/{number}": filler}))
-    blobs = tuple(gzip.compress(tar, 0 if size_mb else 6, mtime=0) for tar in tars)
+    blobs = tuple(gzip.compress(tar, 0 if size_mb else 1, mtime=0) for tar in tars)
     configuration = _json(
         {
             "architecture": architecture,

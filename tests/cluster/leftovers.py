@@ -55,20 +55,19 @@ class Snapshot:
         return cls(**{kind: frozenset(names) for kind, names in json.loads(text).items()})
 
 
-def take() -> Snapshot:
-    """How this machine is now. Of processes only those count that a cluster may have started."""
+def take(cluster: str = "") -> Snapshot:
+    """How this machine is now. Of processes only those count that a cluster may have started.
+
+    cluster: leave out what belongs to clusters of other names, so that they may come and go.
+    """
     return Snapshot(
-        processes=frozenset(_processes()),
+        processes=frozenset(_processes(cluster)),
         mounts=frozenset(line.split()[1] for line in (PROC / "mounts").read_text().splitlines()),
-        cgroups=frozenset(
-            str(path)
-            for path in CGROUPS.rglob("*")
-            if path.is_dir() and ("image-puller" in str(path) or "kubepods" in str(path))
-        ),
+        cgroups=frozenset(_cgroups(cluster)),
         interfaces=frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
         settings=frozenset(_settings()),
         listening=frozenset(_listening()),
-        files=frozenset(_files()),
+        files=frozenset(_files(cluster)),
     )
 
 
@@ -87,14 +86,21 @@ def _inside(name: str, names: Set[str]) -> bool:
     return name.startswith("/") and str(pathlib.PurePath(name).parent) in names
 
 
-def _processes() -> list[str]:
+def _processes(cluster: str) -> list[str]:
+    places = [state_root() / cluster] if cluster else [state_root(), cache() / "tools"]
     found = []
     for process in processes():
         arguments = process.arguments()
-        ours = any(str(place) in argument for argument in arguments for place in (state_root(), cache() / "tools"))
-        if arguments and (ours or pathlib.Path(arguments[0]).name in PROGRAMS):
+        ours = any(f"{place}/" in f"{argument}/" for argument in arguments for place in places)
+        if arguments and (ours or (not cluster and pathlib.Path(arguments[0]).name in PROGRAMS)):
             found.append(f"{process.pid} {' '.join(arguments)[:200]}")
     return found
+
+
+def _cgroups(cluster: str) -> list[str]:
+    words = (f"/image-puller-{cluster}/",) if cluster else ("/image-puller-", "/kubepods")
+    paths = (f"{path}/" for path in CGROUPS.rglob("*") if path.is_dir())
+    return [path.rstrip("/") for path in paths if any(word in path for word in words)]
 
 
 def _settings() -> list[str]:
@@ -108,9 +114,9 @@ def _listening() -> list[str]:
     return [" ".join((fields[0], fields[4])) for line in listed.splitlines() if (fields := line.split())]
 
 
-def _files() -> list[str]:
+def _files(cluster: str) -> list[str]:
     root = state_root()
-    found = [str(path) for path in (root, *(root.iterdir() if root.is_dir() else ()))]
+    found = [str(path) for path in root.glob("*") if not cluster or path.name in (cluster, f"{cluster}.lock")]
     for place in map(pathlib.Path, PLACES):
         found += [str(place)] if place.exists() else []
         found += [str(path) for path in place.rglob("*")] if place.is_dir() else []

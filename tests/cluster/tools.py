@@ -135,6 +135,14 @@ def ensure(*, nodes: bool = True, report: Report = print) -> dict[str, pathlib.P
     return found
 
 
+def program(name: str, report: Report = print) -> pathlib.Path:
+    """One of them, without making those of other groups. Raises ToolError."""
+    if name in UNPACKED:
+        return _ensure_unpacked(name, report)
+    group = next(group for group in GROUPS if name in group.programs)
+    return _ensure_group(group, report)[name]
+
+
 def versions() -> dict[str, str]:
     """Version of each Go module that is built, as its go.mod pins it: group name -> version without v."""
     return {group.name: _version(group) for group in GROUPS if group.module}
