@@ -67,9 +67,9 @@ def desired_daemonset(
     """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there."""
     owners = []
     if settings.namespace == image_set.namespace:  # An owner in another namespace does not exist for the API.
-        owners.append(cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace))
+        owners.append(_owner(cluster, "ConfigMap", image_set.config_map_name, image_set.namespace, live))
         if image_set.deployment_name:
-            owners.append(cluster.get("Deployment", image_set.deployment_name, image_set.namespace))
+            owners.append(_owner(cluster, "Deployment", image_set.deployment_name, image_set.namespace, live))
     selector = ((live or {}).get("spec") or {}).get("selector", {}).get("matchLabels")
     (daemonset,) = build_daemonsets(
         settings,
@@ -79,6 +79,20 @@ def desired_daemonset(
         openshift=openshift,
     )
     return daemonset
+
+
+def _owner(
+    cluster: Cluster, kind: str, name: str, namespace: str, live: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """An owner as it is; where it may not be read, as the DaemonSet that is there names it."""
+    try:
+        return cluster.get(kind, name, namespace)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+    references = ((live or {}).get("metadata") or {}).get("ownerReferences") or ()
+    named = next((r for r in references if (r["kind"], r["name"]) == (kind, name)), None)
+    return {**named, "metadata": {"name": name, "uid": named["uid"]}} if named else None
 
 
 def is_openshift(cluster: Cluster) -> bool:
