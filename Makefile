@@ -4,7 +4,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PY := build/venv/bin/python
-COLLECTION := build/collections/ansible_collections/kubecache/image_puller
 STAGES := lint unit sanity galaxy integration molecule
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
@@ -48,7 +47,7 @@ integration: setup image ## Tests on a real cluster, which they start and stop
 	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
-	cd $(COLLECTION)/extensions && molecule test --all
+	cd extensions && molecule test --all
 
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(ARGS)
