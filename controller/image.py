@@ -290,8 +290,14 @@ def cached_wheels(architecture: str) -> Path:
 
 
 def source_date() -> int:
-    """Return the time, in seconds since 1970, that files and histories of the images bear: SOURCE_DATE_EPOCH or 0."""
-    return int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    """Return the time, in seconds since 1970, that files and histories of the images bear: SOURCE_DATE_EPOCH or 0.
+
+    :raises BuildError: when the variable is no number.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH") or "0"
+    if not text.isdecimal():
+        raise BuildError(f"SOURCE_DATE_EPOCH is {text!r}; it must be a number of seconds since 1970.")
+    return int(text)
 
 
 class Buildah:

@@ -202,6 +202,12 @@ def test_architecture_that_does_not_run_here_is_refused(
     )
 
 
+def test_source_date_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
+    with pytest.raises(image.BuildError, match=r"^SOURCE_DATE_EPOCH is 'today'; it must be a number of seconds"):
+        image.source_date()
+
+
 def test_failed_command_is_reported_with_its_output(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(image.BuildError, match=r"^sh ended with exit status 3; what it said is above\.$"):
         image.run(["sh", "-c", "echo reason; exit 3"])
