@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -22,13 +21,12 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
 from tests.cluster import Cluster, open_cluster
+from tests.running import ROOT, WRITES, ansible_environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOYMENT = "kubernetes-image-puller"
 DAEMONSET = "kubernetes-image-puller"
 CONFIG_MAP = "k8s-image-puller"
 MODULES = "ansible_collections.kubecache.image_puller.plugins.modules"
-WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
 @dataclass(frozen=True)
@@ -89,18 +87,6 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("delete", "clusterrolebinding", f"kubecache-image-puller-nodes-{name}", "--ignore-not-found")
 
 
-def _environment(cluster: Cluster) -> dict[str, str]:
-    return {
-        **cluster.environment(),
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
-        "ANSIBLE_HOME": str(ROOT / "build" / "ansible"),
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_LOCALHOST_WARNING": "0",
-        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
-        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{cluster.environment()['PATH']}",
-    }
-
-
 @pytest.fixture
 def playbook(cluster: Cluster, namespace: str) -> Playbook:
     """Run a playbook of the collection in this test's namespace."""
@@ -110,7 +96,7 @@ def playbook(cluster: Cluster, namespace: str) -> Playbook:
         command = ["ansible-playbook", f"kubecache.image_puller.{name}", *arguments, "-e", json.dumps(prefixed)]
         done = subprocess.run(
             command,
-            env=_environment(cluster),
+            env=ansible_environment(cluster),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from tests.cluster import Cluster
+from tests.running import ROOT
 
 from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Install, Kubectl, Module, eventually, our_writes, stays
 
@@ -174,7 +175,7 @@ def test_a_new_controller_image_changes_nothing_in_the_daemonset(
     install({"java11": JAVA})
     before, pods = kubectl.daemonset(), pod_uids(kubectl)
     newer = "ghcr.io/kubecache/image-puller:next"
-    cluster.push_archive("build/image-puller.oci.tar", newer)
+    cluster.push_archive(ROOT / "build" / "image-puller.oci.tar", newer)
     result = module("install", images={"java11": JAVA}, image=newer, wait=True)
     assert [o["name"] for o in result["objects"] if o["action"] != "none"] == [
         f"Deployment {kubectl.namespace}/{DEPLOYMENT}"

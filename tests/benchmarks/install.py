@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long an installation takes: the role, one kubernetes.core.k8s task for each object, and kubectl.
+
+    python -m tests.benchmarks.install [--runs 5]
+
+All three make the same objects in a fresh namespace of the embedded cluster, in turn, without waiting for pods. Then
+the requests of a rerun are counted at the API server, and the time from the end of the installation to the DaemonSet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import yaml
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
+from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import Choices, Outcome, install
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    HELPER_IMAGE,
+    Settings,
+    from_options,
+    require,
+)
+from tests.cluster import Cluster, open_cluster
+from tests.running import ROOT, WRITES, ansible_environment
+
+IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(5)}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="of each way, after one that is not counted (default: 5)")
+    runs = parser.parse_args().runs
+    cluster = open_cluster("bench", nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
+    try:
+        cluster.up()
+        cluster.enter()
+        for archive, reference in (("image-puller", objects.IMAGE), ("image-puller-helper", HELPER_IMAGE)):
+            cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        for image in IMAGES.values():
+            cluster.push(image)
+        Benchmark(cluster).run(runs)
+    finally:
+        cluster.down()
+
+
+class Benchmark:
+    """The ways to install, on one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.environment = ansible_environment(cluster)
+        self.count = 0
+
+    def run(self, runs: int) -> None:
+        """Time all ways in turn, and print medians and ratios."""
+        ways: dict[str, Callable[[str], list[str]]] = {
+            "the role": self.role,
+            "kubernetes.core.k8s, a task for each object": self.k8s_tasks,
+            "kubectl apply -f": self.kubectl_apply,
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        to_daemonset: list[float] = []
+        for number in range(runs + 1):
+            for name, way in ways.items():
+                with self.namespace() as namespace:
+                    taken = self.timed(way(namespace))
+                    if number:
+                        seconds[name].append(taken)
+        for _ in range(runs):
+            with self.namespace() as namespace:
+                to_daemonset.append(self.seconds_to_daemonset(namespace))
+        empty = [self.timed(self.playbook([])) for _ in range(runs)]
+        task = [self.timed(self.playbook([{"kubecache.image_puller.image_puller_info": {}}])) for _ in range(runs)]
+        api = [self.api_seconds() for _ in range(runs)]
+        medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+        role = medians["the role"]
+        print(f"\nInstalling {len(self.documents('x'))} objects, without waiting; medians of {runs} runs")
+        for name, each in seconds.items():
+            spread = f"({min(each):.2f} to {max(each):.2f})"
+            print(f"  {name:45} {medians[name]:6.2f} s  {spread:16} {medians[name] / role:5.1f} x the role")
+        start, info = statistics.median(empty), statistics.median(task)
+        print("\nWhere the role's time goes, measured apart")
+        print(f"  ansible-playbook with an empty play           {start:6.2f} s")
+        print(f"  one module that imports the client            {info - start:6.2f} s; the role has three of them")
+        print(f"  all requests of image_puller_install          {statistics.median(api):6.2f} s")
+        print(f"\nWrite requests of a rerun on an unchanged cluster: {self.writes_of_a_rerun()}")
+        middle = statistics.median(to_daemonset)
+        print(f"From the end of image_puller_install to the DaemonSet that the controller makes: median {middle:.2f} s")
+        ratio = medians["kubernetes.core.k8s, a task for each object"] / role
+        print(f"\nratio kubernetes.core.k8s / role = {ratio:.2f} (goal: at least 3)")
+
+    # The ways
+
+    def role(self, namespace: str) -> list[str]:
+        """The collection's playbook."""
+        variables = {"image_puller_namespace": namespace, "image_puller_images": IMAGES, "image_puller_wait": False}
+        return ["ansible-playbook", "kubecache.image_puller.install", "-e", json.dumps(variables)]
+
+    def k8s_tasks(self, namespace: str) -> list[str]:
+        """The same objects, a task each."""
+        return self.playbook(
+            [{"kubernetes.core.k8s": {"definition": document, "apply": True}} for document in self.documents(namespace)]
+        )
+
+    def kubectl_apply(self, namespace: str) -> list[str]:
+        """The same objects in one file."""
+        return ["kubectl", "apply", "-f", self.file(yaml.safe_dump_all(self.documents(namespace)))]
+
+    # The parts
+
+    def settings(self, namespace: str) -> Settings:
+        """The settings as the role writes them."""
+        return require(
+            from_options(
+                {
+                    "images": IMAGES,
+                    "namespace": namespace,
+                    "priority_class_name": objects.PRIORITY_CLASS_NAME,
+                    "cache_service_account_name": objects.CACHE_SERVICE_ACCOUNT_NAME,
+                }
+            )
+        )
+
+    def documents(self, namespace: str) -> list[dict[str, Any]]:
+        """All objects that the role makes."""
+        settings, installation = self.settings(namespace), objects.Installation()
+        return [
+            objects.namespace(settings),
+            objects.priority_class(),
+            objects.cache_service_account(settings),
+            objects.config_map(installation, settings),
+            *objects.nodes_access(installation, settings),
+            *objects.controller(installation, settings),
+            *build_daemonsets(settings),
+        ]
+
+    def playbook(self, tasks: list[dict[str, Any]]) -> list[str]:
+        """A play on localhost with these tasks."""
+        play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+        play["vars"] = {"ansible_python_interpreter": sys.executable}
+        return ["ansible-playbook", self.file(yaml.safe_dump([play]))]
+
+    def file(self, text: str) -> str:
+        """A file with this text, kept until the process ends."""
+        self.count += 1
+        path = pathlib.Path(self.directory.name) / f"{self.count}.yml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    directory = tempfile.TemporaryDirectory(prefix="image-puller-bench-")
+
+    def timed(self, command: list[str]) -> float:
+        """Seconds of a command that must succeed."""
+        start = time.perf_counter()
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        taken = time.perf_counter() - start
+        if done.returncode:
+            sys.exit(f"{' '.join(command[:2])} failed:\n{done.stdout}\n{done.stderr}")
+        return taken
+
+    @contextlib.contextmanager
+    def namespace(self) -> Iterator[str]:
+        """A name for a namespace; afterwards everything that was made is gone, and the cluster is quiet."""
+        self.count += 1
+        name = f"bench-{self.count}"
+        yield name
+        delete = ["kubectl", "delete", "--ignore-not-found"]
+        shared = [f"clusterrolebinding/{objects.nodes_binding_name(name)}", f"clusterrole/{objects.NODES_ROLE_NAME}"]
+        self.timed([*delete, *shared, f"priorityclass/{objects.PRIORITY_CLASS_NAME}"])
+        self.timed([*delete, "namespace", name, "--timeout=120s"])
+
+    def api(self) -> Api:
+        """The adapter that the modules use."""
+        options = dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(self.cluster.kubeconfig)}
+        return Api(open_client(options))
+
+    def api_seconds(self) -> float:
+        """Seconds of all requests of an installation, in a process that has imported everything."""
+        with self.namespace() as name:
+            settings, api = self.settings(name), self.api()
+            start = time.perf_counter()
+            install(api, objects.Installation(), settings, Choices(), Outcome(settings))
+            return time.perf_counter() - start
+
+    def writes_of_a_rerun(self) -> int:
+        """Write requests that the API server counted for a rerun, of any user but the cluster's own."""
+        with self.namespace() as name:
+            self.timed([part.replace("false", "true") for part in self.role(name)])
+            mark = self.cluster.audit_mark()
+            self.timed(self.role(name))
+            written = [event for event in self.cluster.audit(mark) if event["verb"] in WRITES]
+            reads = len(self.cluster.audit(mark)) - len(written)
+            print(f"(requests of the rerun that were no writes: {reads})", end=" ")
+            return len([event for event in written if "admin" in event["user"] or name in event["user"]])
+
+    def seconds_to_daemonset(self, namespace: str) -> float:
+        """Seconds until the controller has made the DaemonSet, with its image on the nodes already."""
+        api, settings = self.api(), self.settings(namespace)
+        install(api, objects.Installation(), settings, Choices(), Outcome(settings))
+        start = time.perf_counter()
+        while api.get("DaemonSet", settings.daemonset_name, namespace) is None:
+            if time.perf_counter() - start > 120:
+                sys.exit("the controller made no DaemonSet within 120 s")
+            time.sleep(0.02)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How tests, benchmarks and the demonstration run Ansible against a cluster of `tests.cluster`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+from tests.cluster import Cluster
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WRITES = ("create", "update", "patch", "delete", "deletecollection")
+
+
+def ansible_environment(cluster: Cluster) -> dict[str, str]:
+    """The environment of an ansible-playbook: this checkout's collection, and this cluster and no other."""
+    environment = cluster.environment()
+    return {
+        **environment,
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
+        "ANSIBLE_HOME": str(ROOT / "build" / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_LOCALHOST_WARNING": "0",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+    }
