@@ -110,7 +110,8 @@ class Cluster(abc.ABC):
 
     def environment(self) -> dict[str, str]:
         """The environment for such a command: this cluster's kubeconfig and no other, and our kubectl in PATH."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("K8S_AUTH_")}
+        foreign = ("k8s_auth_", "kube", *(("http_proxy", "https_proxy", "all_proxy") if self.network else ()))
+        kept = {key: value for key, value in os.environ.items() if not key.lower().startswith(foreign)}
         ours = {"KUBECONFIG": str(self.kubeconfig), "K8S_AUTH_KUBECONFIG": str(self.kubeconfig)}
         return kept | ours | {"PATH": os.pathsep.join(filter(None, (*self.program_path(), os.environ.get("PATH"))))}
 

@@ -261,7 +261,7 @@ class EmbeddedCluster(Cluster):
     def _record_components(self) -> None:
         for name in COMPONENTS:
             pid = int((self._control / "pids" / f"{name}.pid").read_text())
-            self._record(name, self._place.find(pid))
+            self._record(name, self._place.find(pid) or Process(pid, 0))  # 0: it has ended already
 
     def _kwokctl(self, *arguments: str) -> None:
         path = f"{self.state / 'bin'}:{os.environ.get('PATH', '')}"

@@ -268,9 +268,10 @@ def cgroup_hierarchies() -> list[pathlib.Path]:
 
 
 def make_cgroup(name: str) -> None:
-    """Make the cgroup in every hierarchy, so that the kubelet may make more below it. Run only on cgroup v1 so far.
+    """Make the cgroup in every hierarchy, so that the kubelet may make more below it.
 
-    name: path below the root, such as "image-puller-default/node-1". Raises ClusterError.
+    name: path below the root, such as "image-puller-default/node-1". Written for cgroup v1 and v2, run on v1 only; on
+    v2 a controller that nobody had enabled at the root stays enabled. Raises ClusterError.
     """
     for root in cgroup_hierarchies():
         path = root
@@ -288,14 +289,15 @@ def _pass_controllers_down(path: pathlib.Path) -> None:
     switch = path / "cgroup.subtree_control"
     if path.is_relative_to(CGROUPS / "unified") or not switch.exists():
         return
-    wanted = (path / "cgroup.controllers").read_text().split()
-    try:
-        switch.write_text(" ".join(f"+{controller}" for controller in wanted))
-    except OSError as error:
-        raise ClusterError(
-            f"cgroup v2: the controllers can't be enabled in {switch} ({error.strerror}); real nodes need a machine,"
-            " or a privileged container whose processes are not in the root of its cgroup namespace"
-        ) from error
+    for controller in (path / "cgroup.controllers").read_text().split():
+        try:
+            switch.write_text(f"+{controller}")
+        except OSError as error:
+            if controller in ("cpu", "cpuset", "memory", "pids"):  # which the kubelet insists on
+                raise ClusterError(
+                    f"cgroup v2: {controller} can't be enabled in {switch} ({error.strerror}); real nodes need a"
+                    " machine, or a privileged container whose processes are not in the root of its cgroup namespace"
+                ) from error
 
 
 def remove_cgroup(name: str) -> None:

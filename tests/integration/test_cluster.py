@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError, leftovers, open_cluster
+from tests.cluster import Cluster, ClusterError, images, leftovers, open_cluster
 from tests.cluster.embedded import EmbeddedCluster, state_root
 from tests.cluster.processes import Process, processes, wait_until
 
@@ -105,6 +107,23 @@ def test_pods_of_different_nodes_reach_each_other(cluster: Cluster) -> None:
     assert "1 packets received" in cluster.kubectl("exec", "one", "--", "ping", "-c1", "-W5", address)
 
 
+def test_a_pods_image_can_come_from_an_archive(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    image = images.build({"/pause": cluster.tool("pause")}, seed="archive", Entrypoint=["/pause"])
+    archive = tmp_path / "image.tar"
+    descriptor = {"mediaType": images.MANIFEST, "digest": image.digest, "size": len(image.manifest)}
+    files = {f"blobs/sha256/{images.digest(blob)[7:]}": blob for blob in (*image.layers, image.config, image.manifest)}
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode()
+    with tarfile.open(archive, "w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    assert cluster.push_archive(archive, "quay.io/team/archive:1") == image.digest
+    run_pod(cluster, "archive", "quay.io/team/archive:1", nodeName=cluster.nodes[0])
+    await_running(cluster, "archive")
+    assert cluster.node(cluster.nodes[0]).images()["quay.io/team/archive:1"] == image.digest
+
+
 def test_a_name_that_does_not_exist_fails_at_once(cluster: Cluster) -> None:
     run_pod(cluster, "misspelt", "egistry.access.redhat.com/team/app:1")
     assert "lookup egistry.access.redhat.com" in (message := waiting(cluster, "misspelt"))
@@ -127,6 +146,34 @@ def test_the_registry_misbehaves_on_order(cluster: Cluster, kind: str, options: 
     run_pod(cluster, name, ref)
     assert expected in waiting(cluster, name)
     cluster.registry_clear()
+
+
+def test_the_registry_can_be_slow_or_silent(cluster: Cluster) -> None:
+    cluster.push("quay.io/tired/app:1", size_mb=0.2)
+
+    def seconds(limit: float = 20) -> float:
+        """How long the image's last layer takes from within the network."""
+        script = (
+            "import json, sys, time, urllib.request\n"
+            "get = lambda path: urllib.request.urlopen(sys.argv[1] + path, timeout=float(sys.argv[2])).read()\n"
+            "started = time.time()\n"
+            "get('blobs/' + json.loads(get('manifests/1'))['layers'][-1]['digest'])\n"
+            "print(time.time() - started)"
+        )
+        base = f"http://{cluster.registry}/v2/tired/app/"
+        return float(cluster.run([sys.executable, "-c", script, base, str(limit)]).stdout)
+
+    assert seconds() < 1
+    cluster.registry_fault("tired/", "delay", seconds=0.6)
+    assert seconds() >= 1.2, "two requests"
+    cluster.registry_fault("tired/", "slow", bytes_per_second=800_000)
+    assert seconds() >= 1, "a program of more than 800 kB is in the layer"
+    cluster.registry_fault("tired/", "hang")
+    with pytest.raises(ClusterError, match="timed out"):
+        seconds(limit=1)
+    cluster.registry_clear()
+    with pytest.raises(ClusterError, match=r"no fault slow\(speed\)"):
+        cluster.registry_fault("tired/", "slow", speed=1)
 
 
 def test_images_can_be_broken(cluster: Cluster) -> None:
