@@ -186,6 +186,8 @@ def test_same_inputs_make_the_same_images(archives: Path, tmp_path: Path) -> Non
     assert native
     for described in (image.controller(), image.helper()):
         again = image.build(described, native, tmp_path, bases={}, refresh=False)
+        stamp = f".{described.name}.inputs"
+        assert (tmp_path / stamp).read_text() == (archives / stamp).read_text(), "somebody edits the sources"
         assert image.describe(again) == image.describe(archives / again.name)
 
 
