@@ -13,6 +13,7 @@ import re
 import signal
 import ssl
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,11 +78,16 @@ def connect(module: AnsibleModule) -> Client:
     """
     # Ansible hides what no_log options hold; a kubeconfig given as a structure is none of them.
     module.no_log_values.update(secrets(module.params["kubeconfig"]))
+    # The libraries keep keys and, under a name that anybody can guess, what they discovered in temporary files. In the
+    # module's own directory these are safe, and gone at the end: each run asks the API server anew.
+    before, tempfile.tempdir = tempfile.tempdir, module.tmpdir
     try:
         return open_client({name: module.params[name] for name in CONNECTION_ARGUMENTS})
     except ConnectionProblem as problem:
         module.fail_json(msg=str(problem))
         raise  # Never reached: fail_json ends the process.
+    finally:
+        tempfile.tempdir = before
 
 
 def open_client(options: Mapping[str, Any]) -> Client:

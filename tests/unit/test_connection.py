@@ -9,15 +9,17 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from kubernetes.client import Configuration
 
 from ansible_collections.kubecache.image_puller.plugins.doc_fragments.kubernetes import ModuleDocFragment
@@ -95,11 +97,13 @@ def server(certificate: tuple[Path, Path]) -> Iterator[Server]:
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No cluster that the environment names is asked, and none that an earlier test has set as the default."""
     monkeypatch.setattr(Configuration, "_default", None)
+    monkeypatch.setattr(f"{get_api_client.__module__}._pool", {})
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     for name in AUTH_ARG_SPEC:
         monkeypatch.delenv(f"K8S_AUTH_{name.upper()}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def problem(**options: Any) -> str:
@@ -290,6 +294,42 @@ def test_client_asks_by_path(server: Server, certificate: tuple[Path, Path]) -> 
     client = open_client({"host": server.url, "api_key": "x", "ca_cert": str(certificate[0]), "context": ""})
     response = client.request("GET", "/api/v1/nodes", serialize=False)
     assert json.loads(response.data)["gitVersion"] == "v1.36.3"
+
+
+class Module:
+    """As much of an AnsibleModule as a connection needs."""
+
+    def __init__(self, tmpdir: Path, **options: Any) -> None:
+        self.params = dict.fromkeys(CONNECTION_ARGUMENTS) | options
+        self.no_log_values: set[str] = set()
+        self.tmpdir = str(tmpdir)
+
+    def fail_json(self, msg: str) -> NoReturn:
+        raise SystemExit(msg)
+
+
+def test_every_module_run_asks_the_server(
+    server: Server, certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(number: int) -> None:
+        monkeypatch.setattr(f"{get_api_client.__module__}._pool", {})
+        (tmp_path / str(number)).mkdir()
+        module = Module(tmp_path / str(number), host=server.url, api_key="x", ca_cert=str(certificate[0]))
+        connection.connect(module)
+
+    server.answer = b'{"kind":"APIGroupList","groups":[],"gitVersion":"v1.36.3"}'
+    run(1)
+    server.status = 401
+    with pytest.raises(SystemExit, match="does not accept the credentials"):
+        run(2)
+    assert tempfile.gettempdir() == str(tmp_path)
+
+
+def test_module_hides_the_secrets_of_a_kubeconfig_structure(tmp_path: Path) -> None:
+    module = Module(tmp_path, kubeconfig=KUBECONFIG)
+    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:1 does not answer"):
+        connection.connect(module)
+    assert module.no_log_values == {"s3cret"}
 
 
 def test_secrets_of_a_kubeconfig_structure() -> None:
