@@ -726,9 +726,9 @@ def _limit_problems(values: Mapping[str, Any], given: Mapping[str, Any], names: 
     for resource in ("memory", "cpu"):
         request, limit = f"caching_{resource}_request", f"caching_{resource}_limit"
         try:
-            too_much = parse_quantity(values[request]) > parse_quantity(values[limit])
+            too_much = parse_quantity(values[request]) > parse_quantity(values[limit]) >= 0
         except ValueError:
-            continue  # Said already, by the quantity itself.
+            continue  # Said already, by the quantity itself, as is a negative one.
         if too_much:
             # The problem belongs to what was written; the other one may be a default that nobody ever saw.
             wrong, other, side = (
