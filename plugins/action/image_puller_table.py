@@ -32,16 +32,14 @@ class ActionModule(ActionBase):
             required_one_of=(("report", "notes"),),
         )
         report, notes = options["report"], list(options["notes"])
-        lines: list[str] = []
-        color = None
-        if report is not None:
-            if "verdict" not in report or "images" not in report:
-                raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
-            lines, color = table(report, WIDTH), COLORS.get(report["verdict"], "yellow")
+        if report is not None and not {"verdict", "images", "nodes"} <= report.keys():
+            raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
         if self._task.check_mode:
             notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if report else ""))
-        lines += [line for note in notes for line in bullet(note, WIDTH)]
-        for text, paint in (("\n".join(lines[:1]), color), ("\n".join(lines[1:]), None)):
-            if text:
-                Display().display(text, color=paint)
+        lines = table(report, WIDTH, notes) if report else [line for note in notes for line in bullet(note, WIDTH)]
+        display = Display()
+        display.display("")
+        if report:
+            display.display(lines[0], color=COLORS.get(report["verdict"], "yellow"))
+        display.display("\n".join(lines[1:] if report else lines))
         return {"changed": False, "lines": lines}

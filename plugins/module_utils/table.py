@@ -15,16 +15,16 @@ _REASON = 12  # Columns that the reason has at least: the longest class.
 _NAMED = 3  # Names that a sentence lists before it counts the rest.
 
 
-def table(report: Mapping[str, Any], width: int) -> list[str]:
+def table(report: Mapping[str, Any], width: int, notes: Iterable[str] = ()) -> list[str]:
     """The result of image_puller_info as lines of ASCII, none longer than ``width`` (at least 60).
 
     The first line is the verdict. Below the table stands everything that needs a sentence: what failed with the
-    kubelet's words and the remedy, what is waited for, which nodes do not count and why.
+    kubelet's words and the remedy, what is waited for, which nodes do not count and why, and the notes.
     """
     sections = [_headline(report, width)]
     if report["images"] and report["summary"]["nodes"]:
         sections.append(_grid(report["images"], width))
-    sections.append([line for sentence in _sentences(report) for line in bullet(sentence, width)])
+    sections.append([line for sentence in (*_sentences(report), *notes) for line in bullet(sentence, width)])
     return [line for section in sections if section for line in ("", *section)][1:]
 
 
@@ -32,15 +32,27 @@ def bullet(sentence: str, width: int) -> list[str]:
     """The sentence as a wrapped item of a list; the kubelet's words and the remedy begin on a line of their own."""
     lines: list[str] = []
     for part in re.split(r" (?=The kubelet says: |Remedy: )", _plain(sentence)):
-        first = "  " if lines else "- "
-        lines += textwrap.wrap(part, width, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False)
+        lines += _wrap(part, width, "  " if lines else "- ")
     return lines
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks what is longer than a line behind its slashes: image references are, at times."""
+
+    def _split(self, text: str) -> list[str]:
+        room = self.width - len(self.subsequent_indent)
+        words = super()._split(text)
+        return [part for word in words for part in (re.split(r"(?<=/)", word) if len(word) > room else [word])]
+
+
+def _wrap(text: str, width: int, first: str = "") -> list[str]:
+    return _Wrapper(width, initial_indent=first, subsequent_indent="  ", break_on_hyphens=False).wrap(text)
 
 
 def _headline(report: Mapping[str, Any], width: int) -> list[str]:
     daemonset, summary = report["daemonset"], report["summary"]
     name = f"DaemonSet {daemonset['namespace']}/{daemonset['name']}" if daemonset else "Image Puller"
-    lines = textwrap.wrap(f"{report['verdict']}: {_plain(name)}", width, subsequent_indent="  ", break_on_hyphens=False)
+    lines = _wrap(f"{report['verdict']}: {_plain(name)}", width)
     if summary["nodes"]:
         there = sum(0 < image["nodes"] == image["cached"] for image in report["images"])
         nodes = {1: "the node", 2: "both nodes"}.get(summary["nodes"], f"all {summary['nodes']} nodes")

@@ -114,6 +114,22 @@ def test_a_long_reason_is_cut_and_told_in_full_below() -> None:
     ]
 
 
+def test_a_reference_longer_than_a_line_is_broken_behind_a_slash() -> None:
+    reference = "registry.access.redhat.com/codeready-workspaces/pluginbroker-metadata-rhel8:2.1"
+    assert bullet(f"broker ({reference}) failed", 80) == [
+        "- broker (registry.access.redhat.com/codeready-workspaces/",
+        "  pluginbroker-metadata-rhel8:2.1) failed",
+    ]
+
+
+def test_notes_stand_below_the_table() -> None:
+    assert table(told("Healthy", [row("node-1", "java11")]), 80, ["the default list is used"])[-3:] == [
+        "java11     1      1       -       -      -",
+        "",
+        "- the default list is used",
+    ]
+
+
 def test_words_of_a_registry_are_no_commands_to_a_terminal() -> None:
     assert bullet("denied \x1b[2J\x07 für\ndich", 80) == [r"- denied  [2J  f\xfcr dich"]
 
