@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,12 +73,18 @@ _NO_RIGHT = re.compile(r" cannot \S+ (resource|path) |attempting to grant RBAC p
 
 
 class ApiError(Exception):
-    """A request that failed. ``status`` is the HTTP status, 0 when there was no answer; ``reason`` Kubernetes' own."""
+    """A request that failed.
 
-    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
-        super().__init__(message)
+    ``status`` is the HTTP status, 0 when there was no answer; ``reason`` Kubernetes' own; ``advice`` the rule to grant
+    where a right is missing.
+    """
+
+    def __init__(self, message: str, status: int = 0, reason: str = "", advice: str = "") -> None:
+        super().__init__(f"{message}. {advice}" if advice else message)
+        self.message = message
         self.status = status
         self.reason = reason
+        self.advice = advice
 
     @property
     def forbidden(self) -> bool:
@@ -167,17 +173,15 @@ class Cluster:
         finally:
             response.close()
 
-    def keep(self, wanted: dict[str, Any], *, dry_run: bool = False, live: dict[str, Any] | None = None) -> Change:
+    def keep(self, wanted: dict[str, Any], live: dict[str, Any] | None, *, dry_run: bool = False) -> Change:
         """Bring one object to what is wanted in the fields that we own, and write only where they differ.
 
         Where they differ, the server's dry run of the same apply has the last word: if it would change nothing, then
         admission rewrites the object, and writing again would be a fight without an end.
 
-        :param live: the object as just read, if it was.
+        :param live: the object as just read, None where there is none.
         """
-        data = metadata(wanted)
-        kind, name, namespace = wanted["kind"], data["name"], data.get("namespace")
-        live = live or self.get(kind, name, namespace)
+        kind = wanted["kind"]
         if live is None:
             made = self._create(wanted, dry_run)
             return Change("created", kind, describe(wanted), {}, _shown(made))
@@ -298,7 +302,10 @@ class Cluster:
         except Exception as error:
             told = as_api_error(error, target)
             if rule and told.forbidden and "cannot" in str(told):
-                told = ApiError(f"{told}. {grant(*rule)}", told.status, told.reason)
+                kind, verb, namespace = rule
+                # Server-side apply asks for patch, and for create where the object is not there yet.
+                verbs = ("create", "patch") if verb == "patch" else (verb,)
+                told = ApiError(told.message, told.status, told.reason, grant(kind, verbs, namespace))
             raise told from error
 
 
@@ -326,15 +333,13 @@ def as_api_error(error: Exception, target: str) -> ApiError:
     return ApiError(f"could not {target}: {said}", int(status), reason)
 
 
-def grant(kind: str, verb: str, namespace: str | None) -> str:
+def grant(kind: str, verbs: Sequence[str], namespace: str | None) -> str:
     """The rule that is missing, as the administrator has to write it."""
     resource = RESOURCES[kind]
-    # Server-side apply asks for patch, and for create where the object is not there yet.
-    verbs = ["create", "patch"] if verb == "patch" else [verb]
     where = f"a Role in namespace {namespace}" if namespace and resource.namespaced else "a ClusterRole"
     return (
         f"Grant with {where}: apiGroups {json.dumps([resource.group])}, "
-        f"resources {json.dumps([resource.plural])}, verbs {json.dumps(verbs)}"
+        f"resources {json.dumps([resource.plural])}, verbs {json.dumps(list(verbs))}"
     )
 
 

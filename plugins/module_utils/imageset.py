@@ -152,9 +152,9 @@ def carry_out(
         if dry_run:
             return Change("recreated", "DaemonSet", describe(desired), live, desired)
         wait_until_gone(cluster, live, timeout)
-        made = cluster.keep(desired)
+        made = cluster.keep(desired, None)
         return Change("recreated", "DaemonSet", describe(desired), live, made.after)
-    return cluster.keep(desired, live=live, dry_run=dry_run)
+    return cluster.keep(desired, live, dry_run=dry_run)
 
 
 def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
@@ -178,11 +178,18 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 
 
 def _keep(cluster: Cluster, wanted: dict[str, Any], outcome: Outcome, dry_run: bool) -> None:
-    data = wanted["metadata"]
-    live = cluster.get(wanted["kind"], data["name"], data.get("namespace"))
-    if live is not None and wanted["kind"] == "Deployment":
-        wanted = objects.adopt_selector(wanted, live)
-    change = cluster.keep(wanted, dry_run=dry_run, live=live)
+    kind, data = wanted["kind"], wanted["metadata"]
+    try:
+        live = cluster.get(kind, data["name"], data.get("namespace"))
+        if live is not None and kind == "Deployment":
+            wanted = objects.adopt_selector(wanted, live)
+        change = cluster.keep(wanted, live, dry_run=dry_run)
+    except ApiError as error:
+        if not error.advice:
+            raise
+        # Whoever lacks one of the verbs is spared the next errors.
+        advice = grant(kind, ("get", "create", "patch"), data.get("namespace"))
+        raise ApiError(error.message, error.status, error.reason, advice) from error
     if live is not None and change.changed and not is_ours(live):
         outcome.warnings.append(f"{describe(wanted)} was made by somebody else and has been taken over")
     outcome.warnings += change.notes

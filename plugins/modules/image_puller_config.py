@@ -108,7 +108,7 @@ def main() -> None:
         reading = merge_options(cluster, image_set, _with_kept_names(given_settings(module), live))
         settings = require(reading)
         installation = objects.Installation(config_map_name=image_set.config_map_name)
-        change = cluster.keep(objects.config_map(installation, settings), dry_run=module.check_mode, live=live)
+        change = cluster.keep(objects.config_map(installation, settings), live, dry_run=module.check_mode)
         return {
             "changed": change.changed,
             "settings": to_options(settings),

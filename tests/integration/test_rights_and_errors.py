@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user reads when rights, the cluster, or an image are missing: one sentence with the remedy."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.running import WRITES
+
+from .conftest import CONFIG_MAP, DEPLOYMENT, Install, Kubectl, Module
+
+JAVA = {"java11": "registry.example.com/team/java11:2.1"}
+USER = "project-admin"
+
+
+@pytest.fixture
+def project(cluster: Cluster, namespace: str) -> str:
+    """A namespace in which USER is an administrator, and nothing outside it."""
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("create", "rolebinding", "project-admin", "--clusterrole=admin", f"--user={USER}", "-n", namespace)
+    return namespace
+
+
+def test_without_rights_outside_the_namespace_the_rest_is_installed_and_the_missing_rights_are_named(
+    cluster: Cluster, project: str, module: Module, kubectl: Kubectl
+) -> None:
+    cluster.kubectl("delete", "priorityclass", "image-puller-cache", "--ignore-not-found")
+    result = module("install", images=JAVA, impersonate_user=USER)
+    warnings = "\n".join(w if isinstance(w, str) else w["event"]["msg"] for w in result["warnings"])
+    assert "PriorityClass image-puller-cache was left out" in warnings
+    assert (
+        'Grant with a ClusterRole: apiGroups ["scheduling.k8s.io"], resources ["priorityclasses"], '
+        'verbs ["get", "create", "patch"]' in warnings
+    )
+    assert "under pressure the cache does not give way before the users' pods" in warnings
+    assert "ClusterRole kubecache-image-puller-nodes was left out" in warnings
+    assert kubectl.get("deployment", DEPLOYMENT)
+    config_map = kubectl.get("configmap", CONFIG_MAP)
+    assert config_map
+    assert "PRIORITY_CLASS" not in config_map["data"]
+    assert module("install", images=JAVA, impersonate_user=USER)["changed"] is False
+
+
+def test_what_was_asked_for_is_not_left_out(project: str, module: Module) -> None:
+    told = module("install", images=JAVA, impersonate_user=USER, create_priority_class=True, ok=False)["msg"]
+    assert "PriorityClass" in told
+    assert 'Grant with a ClusterRole: apiGroups ["scheduling.k8s.io"]' in told
+
+
+def test_without_the_right_to_read_nodes_the_report_says_that_it_inferred(
+    cluster: Cluster, project: str, module: Module, install: Install
+) -> None:
+    cluster.push(JAVA["java11"])
+    install(JAVA, controller=False, impersonate_user=USER)
+    info = module("info", impersonate_user=USER)
+    assert info["inferred"] is True
+    assert info["verdict"] == "Healthy"
+    assert info["summary"]["nodes"] == 2
+    assert module("info")["inferred"] is False
+
+
+def test_a_missing_right_is_told_with_the_rule_to_grant_and_nothing_is_half_done_silently(
+    cluster: Cluster, namespace: str, module: Module
+) -> None:
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("create", "role", "r", "--verb=get", "--resource=configmaps,serviceaccounts", "-n", namespace)
+    cluster.kubectl("create", "rolebinding", "r", "--role=r", "--user=reader", "-n", namespace)
+    result = module("install", images=JAVA, impersonate_user="reader", ok=False)
+    assert result["msg"].startswith(f"could not patch ServiceAccount {namespace}/image-puller-cache: ")
+    assert result["msg"].endswith(
+        f'Grant with a Role in namespace {namespace}: apiGroups [""], resources ["serviceaccounts"], '
+        'verbs ["get", "create", "patch"]'
+    )
+    assert result["objects"] == []
+
+
+def test_a_namespace_that_is_not_to_be_created(module: Module, namespace: str) -> None:
+    told = module("install", images=JAVA, create_namespace=False, ok=False)["msg"]
+    assert told == f"Namespace {namespace} does not exist. Create it, or let create_namespace be true"
+
+
+def test_check_mode_in_a_namespace_that_does_not_exist_tells_all_and_makes_nothing(
+    cluster: Cluster, module: Module, namespace: str
+) -> None:
+    for kind, name in (
+        ("clusterrole", "kubecache-image-puller-nodes"),
+        ("priorityclass", "image-puller-cache"),
+    ):
+        cluster.kubectl("delete", kind, name, "--ignore-not-found")
+    mark = cluster.audit_mark()
+    installed = module("install", images=JAVA, check=True)
+    kept = module("daemonset", settings=installed["settings"], check=True)
+    assert {o["kind"]: o["action"] for o in installed["objects"]} == dict.fromkeys(
+        (
+            "Namespace",
+            "PriorityClass",
+            "ServiceAccount",
+            "ConfigMap",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "Role",
+            "RoleBinding",
+            "Deployment",
+        ),
+        "created",
+    )
+    assert len(installed["diff"]) == len(installed["objects"]) == 10
+    assert kept["action"] == "created"
+    assert kept["verdict"] == "Absent"
+    events = [e for e in cluster.audit(mark) if e["verb"] in WRITES and "admin" in e["user"]]
+    assert events, "the dry runs are not in the audit"
+    assert cluster.kubectl("get", "namespace", namespace, "--ignore-not-found") == ""
+    assert cluster.kubectl("get", "clusterrole", "kubecache-image-puller-nodes", "--ignore-not-found") == ""
+    assert cluster.kubectl("get", "priorityclass", "image-puller-cache", "--ignore-not-found") == ""
+
+
+def test_bad_settings_are_told_all_at_once_and_nothing_is_asked_of_the_cluster(
+    cluster: Cluster, module: Module
+) -> None:
+    mark = cluster.audit_mark()
+    told = module("install", images="a;Foo=x/Y:1", caching_memory_request="30Mi", deployment_name="Bad_Name", ok=False)[
+        "msg"
+    ]
+    assert told.startswith("The settings have 5 problems; nothing was changed.\n- deployment_name 'Bad_Name': ")
+    assert "- images, entry 1 'a': there is no '='" in told
+    assert "- caching_memory_request '30Mi': it is above the limit caching_memory_limit (20Mi, " in told
+    assert [event for event in cluster.audit(mark) if "admin" in event["user"]] == []
+
+
+def test_a_controller_image_that_cannot_be_pulled_is_told_with_the_remedy(module: Module) -> None:
+    missing = "ghcr.io/kubecache/no-such-image:9"
+    told = module("install", images=JAVA, image=missing, wait=True, wait_timeout=60, ok=False)["msg"]
+    assert f"its image {missing} can't be pulled (not_found). The kubelet says: " in told
+    assert "Build and push the controller's image as the README says (make image)" in told
+
+
+def test_an_image_that_cannot_be_pulled_ends_the_wait_with_image_nodes_class_and_remedy(
+    cluster: Cluster, module: Module, install: Install
+) -> None:
+    cluster.push(JAVA["java11"])
+    images = {**JAVA, "gone": "registry.example.com/team/gone:1"}
+    settings = install(images, wait=False, controller=False)[0]["settings"]
+    result = module("daemonset", settings=settings, wait=True, wait_timeout=60, ok=False)
+    assert result["msg"].startswith("gone (registry.example.com/team/gone:1) failed on ")
+    assert "not_found. The kubelet says: " in result["msg"]
+    assert "Remedy: correct the tag or the repository, or push the image." in result["msg"]
+    assert result["verdict"] == "Degraded"
+
+
+def test_no_connection_is_one_sentence(module: Module, tmp_path: pathlib.Path, cluster: Cluster) -> None:
+    nowhere = tmp_path / "kubeconfig"
+    text = json.loads(cluster.kubectl("config", "view", "--raw", "-o", "json"))
+    text["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    nowhere.write_text(json.dumps(text), encoding="utf-8")
+    told = module("info", kubeconfig=str(nowhere), ok=False)["msg"]
+    assert "127.0.0.1" in told
+    assert "\n" not in told
+    assert "Traceback" not in told
+
+
+def test_credentials_that_are_not_accepted_are_one_sentence(
+    module: Module, tmp_path: pathlib.Path, cluster: Cluster
+) -> None:
+    expired = tmp_path / "kubeconfig"
+    text = json.loads(cluster.kubectl("config", "view", "--raw", "-o", "json"))
+    text["users"][0]["user"] = {"token": "s3cret-of-somebody"}
+    expired.write_text(json.dumps(text), encoding="utf-8")
+    told = module("info", kubeconfig=str(expired), ok=False)["msg"]
+    assert "credentials" in told
+    assert "\n" not in told
+    assert "s3cret-of-somebody" not in told
