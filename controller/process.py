@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's process in its pod: client, log, server, loop.
+
+Environment: ``CONFIG_MAP_NAME`` (else the ConfigMap that the Deployment ``DEPLOYMENT_NAME`` takes its environment
+from), ``DEPLOYMENT_NAME``; where no ConfigMap may be read, the settings themselves are taken from the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import kubernetes
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Client, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import DEPLOYMENT_NAME, PORT
+from controller.loop import Controller
+from controller.server import serve
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+log = logging.getLogger("image-puller")
+
+
+def in_cluster_client() -> Client:
+    """A client with the pod's own account; nothing is discovered, since every path is known."""
+    kubernetes.config.load_incluster_config()
+    client: Client = kubernetes.dynamic.DynamicClient(
+        kubernetes.client.ApiClient(), discoverer=lambda _client, _cache_file: None
+    )
+    return client
+
+
+def run() -> None:
+    """Run until a signal ends the process."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        stream=sys.stdout,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%SZ",
+    )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    try:
+        client = in_cluster_client()
+    except kubernetes.config.ConfigException as error:
+        sys.exit(f"This program runs in a pod of a Kubernetes cluster: {error}")
+    controller = Controller(
+        Cluster(client),
+        namespace=_NAMESPACE_FILE.read_text(encoding="utf-8").strip(),
+        deployment_name=os.environ.get("DEPLOYMENT_NAME") or DEPLOYMENT_NAME,
+        environment=os.environ,
+    )
+    serve(controller, PORT)
+    controller.run()
