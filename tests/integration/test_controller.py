@@ -110,22 +110,34 @@ def test_a_deleted_config_map_takes_nothing_away(cluster: Cluster, installed: Ku
     stays(lambda: installed.daemonset()["metadata"]["uid"], seconds=3)
 
 
-def test_on_sigterm_it_leaves_within_a_second_and_the_daemonset_stays(cluster: Cluster, installed: Kubectl) -> None:
-    before, pod = installed.daemonset(), controller_pod(installed)
-    name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+def runs(cluster: Cluster, pod: dict[str, Any]) -> bool:
+    """Whether the controller's process is alive, as the node's own runtime tells."""
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    tasks = cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "ls")
+    return any(line.startswith(container) and "RUNNING" in line for line in tasks.splitlines())
+
+
+def seconds_to_leave(cluster: Cluster, pod: dict[str, Any]) -> float:
+    """Seconds from a SIGTERM to the end of the process."""
+    assert runs(cluster, pod)
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    node = cluster.node(pod["spec"]["nodeName"])
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=false", "--grace-period=30")
     start = time.monotonic()
-    cluster.kubectl("delete", "pod", name, "-n", installed.namespace, "--wait=false", "--grace-period=30")
-    eventually(lambda: name not in "".join(_running(cluster, node, pod)), seconds=20, pause=0.05)
-    assert time.monotonic() - start < 5, "it was killed rather than left"
+    node.ctr("tasks", "kill", "--signal", "SIGTERM", container)
+    eventually(lambda: not runs(cluster, pod), seconds=40, pause=0.02)
+    return time.monotonic() - start
+
+
+def test_on_sigterm_it_leaves_and_the_daemonset_stays(cluster: Cluster, installed: Kubectl) -> None:
+    before = installed.daemonset()
+    # The goal is a second; what is above it here is the machine's, and far below the 30 s after which it is killed.
+    assert seconds_to_leave(cluster, controller_pod(installed)) < 5
+    stays(lambda: installed.daemonset()["metadata"]["uid"], seconds=2)
     after = installed.daemonset()
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
-
-
-def _running(cluster: Cluster, node: str, pod: dict[str, Any]) -> list[str]:
-    """The pod's name for each of its containers that still runs, as the node's own runtime tells."""
-    uid = pod["metadata"]["uid"]
-    return [pod["metadata"]["name"] for text in map(str, cluster.node(node).containers()) if uid in text]
 
 
 def test_it_answers_for_its_health_and_counts_what_it_does(cluster: Cluster, installed: Kubectl) -> None:
@@ -152,3 +164,14 @@ def test_settings_come_from_the_environment_where_the_config_map_may_not_be_read
     eventually(lambda: installed.get("daemonset", DAEMONSET), seconds=20)
     assert images(installed) == [JAVA]
     assert "The settings are taken from the environment of the process" in log(cluster, installed)
+
+
+def test_a_pod_that_has_just_started_leaves_at_once_too(cluster: Cluster, install: Install, kubectl: Kubectl) -> None:
+    """Process 1 gets only the signals that it handles, and the imports take seconds under the CPU limit."""
+    cluster.push(JAVA)
+    install({"java11": JAVA}, wait=False)
+    eventually(
+        lambda: "running" in str((controller_pod(kubectl)["status"].get("containerStatuses") or [{}])[0].get("state")),
+        pause=0.05,
+    )
+    assert seconds_to_leave(cluster, controller_pod(kubectl)) < 5
