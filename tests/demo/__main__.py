@@ -76,12 +76,14 @@ class Demo:
         """Show a command and what it prints; with ``within``, ask again for so many seconds until it is as expected."""
         print(f"\n{BOLD}$ {command}{END}", flush=True)
         end = time.monotonic() + within
-        printed = self.ask(command)
-        while not re.search(expect, printed, re.MULTILINE) and time.monotonic() < end:
-            time.sleep(0.5)
+        while True:
             printed = self.ask(command)
+            shown = re.search(expect, re.sub(r"\x1b\[[0-9;]*m", "", printed), re.MULTILINE)
+            if shown or time.monotonic() > end:
+                break
+            time.sleep(0.5)
         print(printed, flush=True)
-        if not re.search(expect, printed, re.MULTILINE):
+        if not shown:
             raise NotShown(f"this should have shown {expect!r}")
 
     def ask(self, command: str) -> str:
@@ -145,7 +147,8 @@ def show(demo: Demo) -> None:
     demo.step("the controller", "The DaemonSet is deleted by hand. The controller in the cluster makes it again.")
     demo.run(DELETE, "deleted")
     demo.run(
-        "kubectl wait daemonset kubernetes-image-puller -n k8s-image-puller \\\n    --for=jsonpath={.status.numberReady}=2",
+        "kubectl wait daemonset kubernetes-image-puller -n k8s-image-puller \\\n"
+        "    --for=jsonpath={.status.numberReady}=2",
         "condition met",
         within=30,
     )
