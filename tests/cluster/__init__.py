@@ -60,7 +60,6 @@ def open_cluster(name: str = "default", nodes: int = 2, simulated: int = 0, *, r
 class Cluster(abc.ABC):
     """What tests may ask of any cluster. What a provider can't do raises ClusterError."""
 
-    registry: str  # "address:port" under which nodes and `push` know the registry
     kubeconfig: pathlib.Path
 
     def __init__(self, name: str, report: Report | None = None) -> None:
@@ -159,6 +158,11 @@ class Cluster(abc.ABC):
         return self.run(["kubectl", *arguments], check=check, input=input).stdout
 
     # Images
+
+    @property
+    @abc.abstractmethod
+    def registry(self) -> str:
+        """The registry as nodes know it: "address:port"."""
 
     def push(
         self,

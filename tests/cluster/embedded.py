@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
-import functools
 import http.client
 import json
 import os
@@ -112,17 +111,16 @@ class EmbeddedCluster(Cluster):
         return self._place.network
 
     @property
-    def registry(self) -> str:  # type: ignore[override]
+    def registry(self) -> str:
         """See Cluster."""
         return str(self._known().get("registry", f"{ADDRESS}:5000"))
-
-    @functools.cached_property
-    def _tools(self) -> dict[str, pathlib.Path]:
-        return tools.ensure(nodes=self._wanted > 0, report=self.report)
 
     def program_path(self) -> list[str]:
         """See Cluster."""
         return [str(self.state / "bin")]
+
+    def _program(self, name: str) -> pathlib.Path:
+        return self.state / "bin" / name
 
     # Life
 
@@ -141,11 +139,11 @@ class EmbeddedCluster(Cluster):
                     raise ClusterError(f"cluster {self.name} is up with other nodes ({self.nodes}); take it down first")
                 self.report(f"cluster {self.name} is up already")
                 return
-            self._tools  # noqa: B018 (built outside the time that starting takes)
+            programs = tools.ensure(nodes=self._wanted > 0, report=self.report)
             self._clean_up()
             started = time.monotonic()
             try:
-                self._create()
+                self._create(programs)
             except BaseException:
                 self._end_processes()
                 self.report(f"the logs are in {self.state}")
@@ -165,15 +163,22 @@ class EmbeddedCluster(Cluster):
     def _alone(self) -> Iterator[None]:
         """Hold off others who would start or end a cluster of this name; the last one out leaves no directory."""
         root = state_root()
-        root.mkdir(parents=True, exist_ok=True)
         lock = root / f"{self.name}.lock"
-        with lock.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-            if not self.state.exists():
-                lock.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    root.rmdir()
+        with contextlib.ExitStack() as stack:
+            while True:
+                root.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # whoever held the lock took it away
+                    handle = stack.enter_context(lock.open("w"))
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                    if os.path.sameopenfile(handle.fileno(), stack.enter_context(lock.open()).fileno()):
+                        break
+            try:
+                yield
+            finally:
+                if not self.state.exists():
+                    lock.unlink()
+                    with contextlib.suppress(OSError):
+                        root.rmdir()
 
     @contextlib.contextmanager
     def _step(self, title: str) -> Iterator[None]:
@@ -181,14 +186,14 @@ class EmbeddedCluster(Cluster):
         yield
         self.report(f"{title}: {time.monotonic() - started:.1f} s")
 
-    def _create(self) -> None:
+    def _create(self, programs: Mapping[str, pathlib.Path]) -> None:
         self.state.mkdir()
         self.state.chmod(0o711)  # what the kubelet makes below is readable, keys are not
         (self.state / "log").mkdir()
         self._note(processes={})
         (self.state / "bin").mkdir()
-        for name, path in self._tools.items():
-            (self.state / "bin" / name).symlink_to(path)
+        for name, path in programs.items():
+            self._program(name).symlink_to(path)
         if self._wanted:
             with self._step("sandbox"):
                 self._make_sandbox()
@@ -214,7 +219,7 @@ class EmbeddedCluster(Cluster):
         addresses = [("node", f"{ADDRESS}/24"), ("lo", f"{SERVICE_ADDRESS}/32")]
         servers = (server for server in _name_servers() if not server.startswith("127."))
         addresses += [("lo", f"{server}/{128 if ':' in server else 32}") for server in servers]
-        sandbox = Sandbox.create(self.state, self._tools["pause"], addresses)
+        sandbox = Sandbox.create(self.state, self._program("pause"), addresses)
         self._record("sandbox", sandbox.holder)
 
     def _clean_up(self) -> bool:
@@ -267,7 +272,7 @@ class EmbeddedCluster(Cluster):
     def _kwokctl(self, *arguments: str) -> None:
         path = f"{self.state / 'bin'}:{os.environ.get('PATH', '')}"
         clean = ["env", "-i", f"HOME={self.state}", f"PATH={path}", f"KWOK_WORKDIR={self.state / 'kwok'}"]
-        self._place.run([*clean, self._tools["kwokctl"], "--name", self.name, *arguments], timeout=180)
+        self._place.run([*clean, self._program("kwokctl"), "--name", self.name, *arguments], timeout=180)
 
     def _kwokctl_configuration(self) -> dict[str, object]:
         binaries = {
@@ -304,7 +309,7 @@ class EmbeddedCluster(Cluster):
             "kind": "KwokctlConfiguration",
             "options": {
                 "runtime": "binary",
-                **{option: str(self._tools[name]) for option, name in binaries.items()},
+                **{option: str(self._program(name)) for option, name in binaries.items()},
                 "kubeApiserverPort": int(self._known()["api"].rpartition(":")[2]),
                 "kubeAuditPolicy": str(self.state / "audit-policy.json"),
                 "disableQPSLimits": True,
@@ -341,7 +346,7 @@ class EmbeddedCluster(Cluster):
             (self.state / "front.json").write_text(json.dumps(front))
             (self.state / "requests.log").touch()
             self.registry_clear()
-            self._run("registry", [self._tools["docker-registry"], "serve", self.state / "registry.yml"])
+            self._run("registry", [self._program("docker-registry"), "serve", self.state / "registry.yml"])
             self.registry_start()
             if not wait_until(lambda: self._answers(known["backend"]), 20):
                 raise ClusterError(f"the registry is not ready; see {self.state / 'log' / 'registry.log'}")
@@ -377,7 +382,7 @@ class EmbeddedCluster(Cluster):
         }
         path = self.state / "kube-proxy.json"
         path.write_text(json.dumps(configuration))
-        self._run("kube-proxy", [self._tools["kube-proxy"], f"--config={path}"])
+        self._run("kube-proxy", [self._program("kube-proxy"), f"--config={path}"])
 
     def _run(self, name: str, argv: Sequence[str | pathlib.Path]) -> None:
         log = self.state / "log" / f"{name}.log"
@@ -491,7 +496,6 @@ class EmbeddedCluster(Cluster):
             self.name,
             self.state,
             place,
-            self._tools,
             self.registry,
             MIRRORED,
             api,

@@ -57,7 +57,11 @@ class ExistingCluster(_ForeignCluster):
     def __init__(self, kubeconfig: pathlib.Path, report: Report | None) -> None:
         super().__init__("existing", report)
         self.kubeconfig = kubeconfig
-        self.registry = os.environ.get("IMAGE_PULLER_TEST_REGISTRY", "")
+
+    @property
+    def registry(self) -> str:
+        """See Cluster."""
+        return os.environ.get("IMAGE_PULLER_TEST_REGISTRY", "")
 
     def up(self) -> None:
         """Only check that it answers."""
@@ -109,7 +113,11 @@ class KindCluster(_ForeignCluster):
         self._cluster = f"image-puller-{name}"
         self._container = f"{self._cluster}-registry"
         self.kubeconfig = state_root() / f"kind-{name}" / "kubeconfig"
-        self.registry = f"{self._container}:5000"
+
+    @property
+    def registry(self) -> str:
+        """See Cluster."""
+        return f"{self._container}:5000"
 
     def up(self) -> None:
         """See Cluster."""

@@ -64,12 +64,11 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the nodes of one cluster have in common. registry: "address:port"; tools: name -> path."""
+    """What the nodes of one cluster have in common. registry: "address:port"."""
 
     cluster: str
     state: pathlib.Path
     sandbox: Sandbox
-    tools: Mapping[str, pathlib.Path]
     registry: str
     mirrored: Sequence[str]
     api: str
@@ -85,13 +84,14 @@ class RealNode(Node):
         super().__init__(f"node-{number}", self._ctr)
         self.setting = setting
         self.number = number
+        self._programs = setting.state / "bin"
         self.address = f"10.254.0.{10 + number}"
         self.directory = setting.state / self.name
         self.socket = self.directory / "containerd.sock"
         self.cgroup = f"image-puller-{setting.cluster}/{self.name}"
 
     def _ctr(self, *arguments: str) -> str:
-        program = str(self.setting.tools["ctr"])
+        program = str(self._programs / "ctr")
         command = [program, "--address", str(self.socket), "--namespace", "k8s.io", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
@@ -172,9 +172,9 @@ class RealNode(Node):
         return self.setting.state / "log" / f"{self.name}-{program}.log"
 
     def _start(self, program: str, arguments: Sequence[str | pathlib.Path]) -> None:
-        argv = [self.setting.tools[program], *arguments]
-        path = self.setting.state / "bin"  # containerd finds its shim and runc there
-        process = self.setting.sandbox.start(argv, self.log(program), path=path)
+        argv = [self._programs / program, *arguments]
+        # containerd finds its shim and runc in PATH
+        process = self.setting.sandbox.start(argv, self.log(program), path=self._programs)
         self.setting.record(f"{self.name}/{program}", process)
 
     def _running(self, program: str) -> bool:
@@ -242,7 +242,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
   restrict_oom_score_adj = true
   disable_apparmor = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-  bin_dirs = ["{self.setting.tools["cni"]}"]
+  bin_dirs = ["{self._programs / "cni"}"]
   conf_dir = "{directory}/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
