@@ -268,7 +268,17 @@ def test_simulated_nodes_stand_beside_real_ones(cluster: Cluster) -> None:
     assert len(cluster.kubectl("get", "nodes", "-o", "name").split()) == len(cluster.nodes)
 
 
-def test_another_clusters_kubeconfig_can_be_used(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_can_move_into_the_network(cluster: Cluster) -> None:
+    script = (
+        "import socket; from tests.cluster import open_cluster; c = open_cluster('test-cluster')\n"
+        "host, port = c.registry.split(':')\n"
+        "c.enter(); socket.create_connection((host, int(port)), 5); print(c.kubectl('get', '--raw', '/readyz'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "ok\n"
+
+
+def test_another_clusters_kubeconfig_can_be_used(cluster: Cluster) -> None:
     """An existing cluster and a registry, as this process would see them in the cluster's network."""
     script = (
         "from tests.cluster import open_cluster; c = open_cluster(); c.up(); c.push('quay.io/team/existing:1');"
