@@ -97,16 +97,10 @@ class Host:
         """argv, prefixed so that it runs in all of the place's namespaces."""
         return [os.fspath(argument) for argument in argv]
 
-    def command(self, argv: Sequence[Argument]) -> list[str]:
-        """argv, prefixed so that it runs in the place's network, else on the machine as it is."""
-        if not self.network:
-            return [os.fspath(argument) for argument in argv]
-        return ["nsenter", f"--net={self.network}", "--", *(os.fspath(argument) for argument in argv)]
-
-    def run(self, argv: Sequence[Argument], *, check: bool = True, timeout: float = 60) -> str:
+    def run(self, argv: Sequence[Argument], *, timeout: float = 60) -> str:
         """Run to its end in the place; what it printed. Raises ClusterError."""
         done = subprocess.run(self.inside(argv), capture_output=True, text=True, timeout=timeout, check=False)
-        if check and done.returncode:
+        if done.returncode:
             raise ClusterError(f"{' '.join(map(str, argv))}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 

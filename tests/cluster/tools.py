@@ -143,11 +143,6 @@ def program(name: str, report: Report = print) -> pathlib.Path:
     return _ensure_group(group, report)[name]
 
 
-def versions() -> dict[str, str]:
-    """Version of each Go module that is built, as its go.mod pins it: group name -> version without v."""
-    return {group.name: _version(group) for group in GROUPS if group.module}
-
-
 # Go modules
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import tarfile
@@ -169,10 +170,11 @@ def test_a_name_that_makes_no_path_is_refused(name: str) -> None:
 
 
 def test_every_program_is_built_from_a_pinned_version() -> None:
-    assert set(tools.versions()) == {group.name for group in tools.GROUPS if group.module}
-    for group in tools.GROUPS:
-        assert (tools.MODULES / group.name / "go.mod").is_file()
-        assert not group.module or (tools.MODULES / group.name / "go.sum").is_file()
+    for group in filter(lambda group: group.module, tools.GROUPS):
+        pinned = (tools.MODULES / group.name / "go.mod").read_text()
+        assert re.search(rf"{re.escape(group.module)} v\d+\.\d+\.\d+\b", pinned)
+        sums = (tools.MODULES / group.name / "go.sum").read_text()
+        assert f"{group.module} v" in sums
 
 
 def test_the_go_that_is_fetched_is_new_enough() -> None:
