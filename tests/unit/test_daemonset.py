@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The DaemonSet of a set: one container an image, a guest on the node, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
+    BUILDER_NUMBER,
+    build_daemonsets,
+    builder_number,
+    node_affinity,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
+from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    from_config_map,
+    from_options,
+    require,
+    to_config_map,
+)
+from tests.unit import objects
+
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+VIRTUAL = [{"type": "virtual-kubelet"}, {"eks.amazonaws.com/compute-type": "fargate"}]
+
+
+def _pod_spec(**options: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = objects.desired(**options)["spec"]["template"]["spec"]
+    return spec
+
+
+@given(objects.good_options)
+def test_the_same_settings_give_the_same_bytes_by_every_way(options: dict[str, Any]) -> None:
+    read = require(from_options(options))
+    again = require(from_config_map(to_config_map(read)))
+    assert json.dumps(build_daemonsets(read)) == json.dumps(build_daemonsets(read))
+    assert json.dumps(build_daemonsets(read), sort_keys=True) == json.dumps(build_daemonsets(again), sort_keys=True)
+
+
+@given(objects.good_options)
+def test_each_image_has_one_container_in_the_order_of_the_list_exactly_as_written(options: dict[str, Any]) -> None:
+    read = require(from_options(options))
+    (daemonset,) = build_daemonsets(read)
+    spec = daemonset["spec"]["template"]["spec"]
+    assert [(c["name"], c["image"]) for c in spec["containers"]] == [(i.name, i.image) for i in read.images]
+    names = [container["name"] for container in spec["containers"] + spec["initContainers"]]
+    assert len(names) == len(set(names))
+    assert all(len(name) <= 63 for name in names)
+
+
+@given(objects.good_options)
+def test_building_leaves_the_settings_as_they_are(options: dict[str, Any]) -> None:
+    read = require(from_options(options))
+    before = to_config_map(read)
+    build_daemonsets(read)
+    assert to_config_map(read) == before
+
+
+@pytest.mark.parametrize("openshift", [False, True])
+def test_the_pod_passes_pod_security_restricted(openshift: bool) -> None:
+    (daemonset,) = build_daemonsets(objects.settings(), openshift=openshift)
+    spec = daemonset["spec"]["template"]["spec"]
+    user = {} if openshift else {"runAsUser": 65532}  # On OpenShift the SCC assigns it.
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}} | user
+    for container in spec["containers"] + spec["initContainers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+    assert [list(volume) for volume in spec["volumes"]] == [["name", "emptyDir"]]
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_a_registry_that_is_down_takes_nothing_away() -> None:
+    spec = _pod_spec()
+    assert {c["imagePullPolicy"] for c in spec["containers"] + spec["initContainers"]} == {"IfNotPresent"}
+
+
+def test_what_is_not_given_is_not_written() -> None:
+    assert not {"tolerations", "imagePullSecrets", "priorityClassName", "serviceAccountName"} & set(_pod_spec())
+    assert "annotations" not in objects.desired()["metadata"]
+
+
+def test_what_is_given_reaches_the_pod() -> None:
+    spec = _pod_spec(
+        tolerations=[{"key": "gpu", "operator": "Exists"}],
+        image_pull_secrets="a;b",
+        priority_class_name="low",
+        cache_service_account_name="cache",
+        node_selector={"disktype": "ssd"},
+        helper_image="r.io/helper:1",
+        caching_cpu_limit="1",
+    )
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert spec["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert (spec["priorityClassName"], spec["serviceAccountName"]) == ("low", "cache")
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "disktype": "ssd"}
+    assert spec["initContainers"][0]["image"] == "r.io/helper:1"
+    assert spec["containers"][1]["resources"]["limits"]["cpu"] == "1"
+
+
+def test_annotations_are_of_the_daemonset_alone() -> None:
+    daemonset = objects.desired(daemonset_annotations={"example.com/team": "platform"})
+    assert daemonset["metadata"]["annotations"] == {"example.com/team": "platform"}
+    assert "example.com/team" not in daemonset["spec"]["template"]["metadata"]["annotations"]
+
+
+def test_an_image_may_have_the_name_of_the_init_container() -> None:
+    spec = _pod_spec(images={"copy-sleep": "r.io/a:1", "copy-sleep-0": "r.io/b:1"})
+    assert spec["initContainers"][0]["name"] == "copy-sleep-0-0"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("25%", "25%")])
+def test_max_unavailable_is_a_number_or_a_percentage(text: str, value: object) -> None:
+    strategy = objects.desired(max_unavailable=text)["spec"]["updateStrategy"]
+    assert strategy["rollingUpdate"]["maxUnavailable"] == value
+
+
+def test_a_selector_that_is_there_is_adopted_and_selects_our_pods() -> None:
+    (daemonset,) = build_daemonsets(objects.settings(), selector={"test": "daemonset-test"})
+    assert daemonset["spec"]["selector"] == {"matchLabels": {"test": "daemonset-test"}}
+    assert daemonset["spec"]["template"]["metadata"]["labels"]["test"] == "daemonset-test"
+
+
+def test_two_sets_of_a_namespace_select_different_pods() -> None:
+    one, other = objects.desired(daemonset_name="one"), objects.desired(daemonset_name="other")
+    selector = one["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    assert not selector.items() <= other["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_owners_are_named_without_blocking_their_deletion() -> None:
+    owner = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "k8s-image-puller", "uid": "1", "labels": {}},
+    }
+    (daemonset,) = build_daemonsets(objects.settings(), owners=[owner])
+    assert daemonset["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "k8s-image-puller", "uid": "1"}
+    ]
+
+
+# --- virtual nodes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", VIRTUAL)
+@given(affinity=objects.affinities)
+def test_no_affinity_brings_pods_to_virtual_nodes(labels: dict[str, str], affinity: dict[str, Any]) -> None:
+    more = {"disktype": "ssd", "example.com/zone": "1", "a_b.c": "7"}
+    node = objects.node(labels=labels | more)
+    assert not selects({"affinity": node_affinity(objects.settings(affinity=affinity))}, node)
+
+
+@given(
+    affinity=objects.affinities, labels=st.dictionaries(st.sampled_from(["disktype", "a_b.c"]), st.sampled_from("17"))
+)
+def test_other_nodes_are_chosen_as_the_user_says(affinity: dict[str, Any], labels: dict[str, str]) -> None:
+    node = objects.node(labels=labels)
+    ours = {"affinity": node_affinity(objects.settings(affinity=affinity))}
+    assert selects(ours, node) == selects({"affinity": affinity}, node)
+
+
+def test_an_empty_term_selects_no_node_with_virtual_nodes_excluded_either() -> None:
+    affinity: dict[str, Any] = {"nodeAffinity": {_REQUIRED: {"nodeSelectorTerms": [{}]}}}
+    assert not selects({"affinity": node_affinity(objects.settings(affinity=affinity))}, objects.node())
+
+
+# --- builder, cost ---------------------------------------------------------------------------------------------------
+
+
+def test_a_template_tells_which_builder_made_it() -> None:
+    assert builder_number(objects.served(objects.desired())) == BUILDER_NUMBER
+
+
+@pytest.mark.parametrize("annotations", [None, {}, {"kubecache.io/builder": "x"}, {"kubecache.io/builder": ""}])
+def test_a_template_of_another_maker_has_builder_0(annotations: Any) -> None:
+    assert builder_number({"spec": {"template": {"metadata": {"annotations": annotations}}}}) == 0
+    assert builder_number({"spec": {"template": {}}}) == 0
+
+
+def test_the_cost_of_a_node_is_what_its_containers_ask_for_together() -> None:
+    assert cost_per_node(objects.settings(images={f"i{n}": f"r.io/i:{n}" for n in range(20)})) == {
+        "pods": 1,
+        "images": 20,
+        "cpu_requests": "1",
+        "cpu_limits": "4",
+        "memory_requests": "200Mi",
+        "memory_limits": "400Mi",
+    }
+
+
+@given(objects.good_options)
+def test_the_cost_grows_with_the_number_of_images(options: dict[str, Any]) -> None:
+    read = require(from_options(options))
+    cost = cost_per_node(read)
+    assert parse_quantity(cost["memory_limits"]) == len(read.images) * parse_quantity(read.caching_memory_limit)
+    assert parse_quantity(cost["cpu_requests"]) == len(read.images) * parse_quantity(read.caching_cpu_request)
