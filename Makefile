@@ -47,7 +47,7 @@ integration: setup image ## Tests on a real cluster, which they start and stop
 	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
-	cd extensions && molecule test --all
+	molecule test --all
 
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(ARGS)
