@@ -26,7 +26,7 @@ options:
     elements: str
     default: []
 author:
-  - Image Puller maintainers
+  - Image Puller maintainers (@kubecache)
 attributes:
   check_mode:
     description: Can run in check mode and print the same.
