@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from .images import MACHINE
 from .processes import Argument, ClusterError, Process, Sandbox, make_cgroup, processes, remove_cgroup, wait_until
 
 Taint = Mapping[str, str]  # key, value, effect
@@ -233,6 +234,9 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "{directory}/opt"
 [plugins."io.containerd.cri.v1.images"]
+  snapshotter = "{snapshotter}"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux/{MACHINE}"
   snapshotter = "{snapshotter}"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{self.setting.registry}/test/pause:1"
