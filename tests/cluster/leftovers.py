@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 from collections.abc import Set
 
@@ -66,7 +67,7 @@ def take(cluster: str = "") -> Snapshot:
         cgroups=frozenset(_cgroups(cluster)),
         interfaces=frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
         settings=frozenset(_settings()),
-        listening=frozenset(_listening()),
+        listening=frozenset(_listening(cluster)),
         files=frozenset(_files(cluster)),
     )
 
@@ -109,9 +110,11 @@ def _settings() -> list[str]:
     return [f"{path}={path.read_text().strip()}" for path in paths if path.exists()]
 
 
-def _listening() -> list[str]:
-    listed = subprocess.run(["ss", "-Hltun"], capture_output=True, text=True, check=False).stdout
-    return [" ".join((fields[0], fields[4])) for line in listed.splitlines() if (fields := line.split())]
+def _listening(cluster: str) -> list[str]:
+    listed = subprocess.run(["ss", "-Hltunp"], capture_output=True, text=True, check=False).stdout
+    ours = {line.split()[0] for line in _processes(cluster)} if cluster else set[str]()
+    lines = (line for line in listed.splitlines() if not cluster or ours & set(re.findall(r"pid=(\d+)", line)))
+    return [" ".join((fields[0], fields[4])) for line in lines if (fields := line.split())]
 
 
 def _files(cluster: str) -> list[str]:
