@@ -99,6 +99,15 @@ def test_the_variable_file_of_codeready_workspaces_has_the_seven_images() -> Non
     assert settings.from_options({"images": images}).problems == ()
 
 
+def test_the_documented_text_differs_from_the_right_list_by_the_misspelt_host() -> None:
+    documented = load(COLLECTION / "tests" / "demo" / "documented.yml")["image_puller_images"]
+    right = load(COLLECTION / "playbooks" / "vars" / "codeready_workspaces_2_1.yml")["image_puller_images"]
+    reading = settings.from_options({"images": documented})
+    assert reading.settings
+    wrong = {item.name: item.image for item in reading.settings.images if item.image != right[item.name]}
+    assert wrong == {"pluginbroker-metadata-rhel8": right["pluginbroker-metadata-rhel8"].removeprefix("r")}
+
+
 def test_the_readme_lists_every_variable() -> None:
     (section,) = re.findall(
         r"^### Variables$(.*?)^##", (COLLECTION / "README.md").read_text(), re.MULTILINE | re.DOTALL
