@@ -100,7 +100,7 @@ verdict:
   sample: Healthy
 verdict_reasons:
   description: Why the verdict is what it is.
-  returned: always
+  returned: success
   type: list
   elements: str
   sample: []
@@ -220,7 +220,9 @@ def main() -> None:
                 else look()
             )
         except NotCached as error:
-            raise Failure(error, _result(change, reasons, error.report, reading, bool(former))) from error
+            result = _result(change, reasons, error.report, reading, bool(former))
+            del result["verdict_reasons"]  # The message says them.
+            raise Failure(error, result) from error
         return _result(change, reasons, report, reading, bool(former))
 
     def absent(cluster: Cluster) -> dict[str, Any]:
