@@ -30,8 +30,8 @@ def decide(desired: Mapping[str, Any], live: Mapping[str, Any] | None, *, recrea
 
     :param desired: from ``build_daemonsets``.
     :param live: as the API server returns it, with managedFields; None where there is none.
-    :param recreate: ``always`` asks for delete and create although nothing is wrong; ``unhealthy`` and ``never`` do
-        the least that helps.
+    :param recreate: ``always`` asks for delete and create although nothing is wrong; ``unhealthy`` does the least that
+        helps; ``never`` does not make one again in the place of one that is being deleted.
     """
     if live is None:
         return Decision("create", (f"{describe(desired)} does not exist",))
@@ -44,6 +44,8 @@ def decide(desired: Mapping[str, Any], live: Mapping[str, Any] | None, *, recrea
             ),
         )
     if metadata(live).get("deletionTimestamp"):
+        if recreate == "never":
+            return Decision("none", (f"{describe(live)} is being deleted, and recreate=never makes no other",))
         return Decision("wait", (f"{describe(live)} is being deleted",))
     newer, ours = builder_number(live), builder_number(desired)
     if newer > ours:

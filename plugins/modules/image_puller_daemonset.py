@@ -35,8 +35,9 @@ options:
     type: dict
   recreate:
     description:
-      - V(unhealthy) does the least violent thing that helps, V(always) deletes the DaemonSet and makes it again,
-        V(never) never deletes it.
+      - V(unhealthy) does the least violent thing that helps, and makes a DaemonSet that is being deleted again.
+      - V(always) deletes the DaemonSet and makes it again.
+      - V(never) leaves a DaemonSet that is being deleted to whoever deletes it.
     type: str
     choices: [unhealthy, always, never]
     default: unhealthy

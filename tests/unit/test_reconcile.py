@@ -57,6 +57,7 @@ def _of_somebody_else() -> dict[str, Any]:
         (_live(labels={"app.kubernetes.io/managed-by": "kubecache.image_puller"}), "never", "patch"),
         (_live(deletionTimestamp=objects.NOW), "unhealthy", "wait"),
         (_live(deletionTimestamp=objects.NOW), "always", "wait"),
+        (_live(deletionTimestamp=objects.NOW), "never", "none"),
         (_built_by(BUILDER_NUMBER + 1), "unhealthy", "none"),
         (_built_by(BUILDER_NUMBER + 1), "always", "none"),
         (_built_by(0), "unhealthy", "patch"),
