@@ -106,16 +106,21 @@ def test_the_name_server_knows_denies_and_is_silent() -> None:
 
 
 def test_an_id_alone_does_not_make_a_process() -> None:
-    with subprocess.Popen(["sleep", "60"]) as child:
-        process = Process.of(child.pid)
-        assert process
-        assert process.arguments() == ["sleep", "60"]
-        stranger = dataclasses.replace(process, started=process.started + 1)
-        assert not stranger.alive
-        stranger.stop()
-        assert process.alive
-        process.stop()
-        assert not process.alive
+    with subprocess.Popen(["sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()  # Before its exec a process has no arguments of its own.
+        try:
+            process = Process.of(child.pid)
+            assert process
+            assert "sleep" in " ".join(process.arguments())
+            stranger = dataclasses.replace(process, started=process.started + 1)
+            assert not stranger.alive
+            stranger.stop()
+            assert process.alive
+            process.stop()
+            assert not process.alive
+        finally:
+            child.kill()
     assert Process.of(child.pid) is None
 
 
