@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ kind, or the path of a kubeconfig. A KUBECONFIG in the environment is never used
 
 def main() -> int:
     """Run one command; its exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as `| head` expects
     arguments = _parser().parse_args()
     try:
         return int(arguments.run(arguments) or 0)
