@@ -12,6 +12,7 @@ import pathlib
 import re
 import struct
 import subprocess
+import sys
 import tarfile
 from typing import Any
 
@@ -106,13 +107,14 @@ def test_the_name_server_knows_denies_and_is_silent() -> None:
 
 
 def test_an_id_alone_does_not_make_a_process() -> None:
-    with subprocess.Popen(["sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout
-        child.stdout.readline()  # Before its exec a process has no arguments of its own.
+        child.stdout.readline()  # Before its exec has ended a process has no arguments of its own.
         try:
             process = Process.of(child.pid)
             assert process
-            assert "sleep" in " ".join(process.arguments())
+            assert process.arguments() == command
             stranger = dataclasses.replace(process, started=process.started + 1)
             assert not stranger.alive
             stranger.stop()
