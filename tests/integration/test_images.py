@@ -202,7 +202,7 @@ def test_controller_needs_no_arguments_and_says_where_it_belongs(controller: Unp
 
 def test_controller_starts_without_compiling_and_within_its_memory(controller: Unpacked, start: Start) -> None:
     script = """
-import controller.__main__, json, os, sys, tempfile
+import controller.process, json, os, sys, tempfile
 loaded = [m for m in sys.modules.values() if getattr(m, "__cached__", None) and m.__file__.endswith(".py")]
 rss = next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Rss:"))
 missing = [m.__name__ for m in loaded if not os.path.exists(m.__cached__)]

@@ -58,7 +58,7 @@ def test_without_the_right_to_read_nodes_the_report_says_that_it_inferred(
     install(JAVA, controller=False, impersonate_user=USER)
     info = module("info", impersonate_user=USER)
     assert info["inferred"] is True
-    assert info["verdict"] == "Healthy"
+    assert info["verdict"] == "Healthy", info
     assert info["summary"]["nodes"] == 2
     assert module("info")["inferred"] is False
 
