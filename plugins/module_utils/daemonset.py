@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import BUILDER, DAEMONSET, IMAGE_SET, LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity import (
+    container_security,
+    pod_security,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
 
 # Raised whenever the template of an unchanged set changes: it costs every user one roll of the cache.
 BUILDER_NUMBER = 1
-UID = 65532
 
 # Nodes on which no kubelet of ours holds images: the labels that virtual-kubelet and EKS Fargate document.
 VIRTUAL_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
@@ -106,14 +109,11 @@ def _int_or_percent(text: str) -> int | str:
 
 
 def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
-    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    if not openshift:
-        security["runAsUser"] = UID
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 1,
-        "securityContext": security,
+        "securityContext": pod_security(openshift),
         "nodeSelector": {"kubernetes.io/os": "linux", **settings.node_selector},
         "affinity": node_affinity(settings),
         "volumes": [{"name": _HELPER_VOLUME, "emptyDir": {}}],
@@ -171,9 +171,5 @@ def _container(settings: Settings) -> dict[str, Any]:
             "requests": {"cpu": settings.caching_cpu_request, "memory": settings.caching_memory_request},
             "limits": {"cpu": settings.caching_cpu_limit, "memory": settings.caching_memory_limit},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": container_security(),
     }

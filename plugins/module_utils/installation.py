@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import UID
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity import (
+    container_security,
+    pod_security,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
     Settings,
@@ -148,14 +151,11 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
     selector = {"app.kubernetes.io/component": "controller", "app.kubernetes.io/instance": installation.deployment_name}
     labels = {**LABELS, **selector}
     resources = installation.resources
-    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    if not installation.openshift:
-        security["runAsUser"] = UID
     pod: dict[str, Any] = {
         "serviceAccountName": installation.service_account_name,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 5,
-        "securityContext": security,
+        "securityContext": pod_security(installation.openshift),
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "containers": [
             {
@@ -177,11 +177,7 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                     "requests": {"cpu": resources.cpu_request, "memory": resources.memory_request},
                     "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
                 },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "readOnlyRootFilesystem": True,
-                },
+                "securityContext": container_security(),
             }
         ],
     }

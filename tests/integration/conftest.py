@@ -167,7 +167,7 @@ class Kubectl:
         assert found, "there is no DaemonSet"
         return found
 
-    def patch(self, kind: str, name: str, change: dict[str, Any], type_: str = "merge") -> None:
+    def patch(self, kind: str, name: str, change: object, type_: str = "merge") -> None:
         """Change an object by hand."""
         self.cluster.kubectl("patch", kind, name, "-n", self.namespace, f"--type={type_}", "-p", json.dumps(change))
 

@@ -75,7 +75,7 @@ def test_a_deleted_daemonset_is_back_at_once(cluster: Cluster, installed: Kubect
 def test_drift_is_mended_and_what_others_added_stays(cluster: Cluster, installed: Kubectl) -> None:
     installed.patch("daemonset", DAEMONSET, {"metadata": {"labels": {"team": "platform"}}})
     change = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": THEIA}]
-    installed.patch("daemonset", DAEMONSET, change, "json")  # type: ignore[arg-type]
+    installed.patch("daemonset", DAEMONSET, change, "json")
     eventually(lambda: images(installed) == [JAVA], seconds=10)
     assert installed.daemonset()["metadata"]["labels"]["team"] == "platform"
     assert "differs in spec.template.spec.containers[java11].image" in log(cluster, installed)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -19,13 +19,18 @@ from typing import Any
 import pytest
 
 from controller import image
+from tests.cluster import tools
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root to run a container as another user"),
-    pytest.mark.skipif(shutil.which("runc") is None, reason="runc is missing"),
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root to run a container as another user")
+
 RESTRICTED = 65532
 ANY_OPENSHIFT_USER = 1000680000
+
+
+@functools.cache
+def runc() -> str:
+    """The runtime that the test cluster's nodes use, installed or in the cache."""
+    return str(tools.program("runc"))
 
 
 class Container:
@@ -49,7 +54,7 @@ class Container:
         }
         (bundle / "config.json").write_text(json.dumps(specification))
         self._process = subprocess.Popen(
-            ["runc", "--root", self._state, "run", "--bundle", bundle, self._name],
+            [runc(), "--root", self._state, "run", "--bundle", bundle, self._name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -66,7 +71,7 @@ class Container:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             state = subprocess.run(
-                ["runc", "--root", self._state, "state", self._name], capture_output=True, text=True, check=False
+                [runc(), "--root", self._state, "state", self._name], capture_output=True, text=True, check=False
             )
             if state.returncode == 0 and json.loads(state.stdout)["status"] == "running":
                 return int(json.loads(state.stdout)["pid"])
@@ -76,7 +81,7 @@ class Container:
     def remove(self) -> None:
         """End and delete the container, whatever its state is."""
         subprocess.run(
-            ["runc", "--root", self._state, "delete", "--force", self._name], capture_output=True, check=False
+            [runc(), "--root", self._state, "delete", "--force", self._name], capture_output=True, check=False
         )
         self._process.kill()
         self._process.communicate()

@@ -226,9 +226,8 @@ def test_no_pod_is_made_for_a_virtual_node(
     node = {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": "virtual-1", "labels": {"type": "virtual-kubelet"}},
+        "metadata": {"name": "virtual-1", "labels": {"type": "virtual-kubelet", "kubernetes.io/os": "linux"}},
     }
-    node["metadata"]["labels"]["kubernetes.io/os"] = "linux"  # type: ignore[index]
     cluster.kubectl("apply", "-f", "-", input=json.dumps(node))
     try:
         install({"java11": JAVA})
