@@ -50,10 +50,10 @@ molecule: setup image ## The scenarios of extensions/molecule, on a real cluster
 	molecule test --all
 
 image: setup ## The controller's and the helper's image, as OCI archives in build/
-	@$(PY) -m controller.image $(ARGS)
+	@$(PY) -m controller.image $(IMAGE_ARGS)
 
 bench-install: setup image ## How long an installation takes, compared with other ways
-	$(PY) -m tests.benchmarks.install $(ARGS)
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build
