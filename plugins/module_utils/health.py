@@ -113,7 +113,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The truth at one moment. ``excused`` and ``skipped`` map a node to why it does not count."""
+    """The truth at one moment.
+
+    ``excused`` and ``skipped`` map a node to why it does not count; ``daemonset`` is name, namespace and generation.
+    """
 
     verdict: str
     reasons: tuple[str, ...]
@@ -123,6 +126,7 @@ class Report:
     excused: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     inferred: bool = False
+    daemonset: Mapping[str, Any] | None = None
 
     @property
     def counted(self) -> tuple[Row, ...]:
@@ -145,6 +149,7 @@ class Report:
             "nodes": [self._node(node) for node in self.nodes]
             + [{"name": node, "excused": None, "skipped": why, **_count(())} for node, why in self.skipped.items()],
             "rows": [row.as_dict() for row in self.rows],
+            "daemonset": dict(self.daemonset) if self.daemonset else None,
         }
 
     def _image(self, image: CachedImage) -> dict[str, Any]:
@@ -224,7 +229,9 @@ def assess(
         failed_create=_failed_create(told),
         inferred=nodes is None,
     )
-    return Report(verdict, reasons, rows, wanted, tuple(names), excused, skipped, nodes is None)
+    data = daemonset["metadata"]
+    named = {key: data.get(key) for key in ("name", "namespace", "generation")}
+    return Report(verdict, reasons, rows, wanted, tuple(names), excused, skipped, nodes is None, named)
 
 
 def pull_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:

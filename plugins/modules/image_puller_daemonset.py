@@ -105,6 +105,14 @@ verdict_reasons:
   type: list
   elements: str
   sample: []
+report:
+  description:
+    - What M(kubecache.image_puller.image_puller_info) would return at the end of the task, without its C(rows).
+    - There when a wait has failed, too.
+  returned: always
+  type: dict
+  sample:
+    verdict: Healthy
 summary:
   description: Counts of images, nodes, and of each state of an image on a node.
   returned: always
@@ -247,7 +255,8 @@ def main() -> None:
 def _result(
     change: Change, reasons: list[str], report: Report, reading: Reading, more_changed: bool = False
 ) -> dict[str, Any]:
-    told = report.as_dict()
+    told = {**report.as_dict(), "problems": [str(problem) for problem in reading.problems]}
+    del told["rows"]  # One for each image on each node: whoever wants them asks image_puller_info.
     return {
         "changed": change.changed or more_changed,
         "action": change.action,
@@ -255,6 +264,7 @@ def _result(
         "verdict": told["verdict"],
         "verdict_reasons": told["reasons"],
         "summary": told["summary"],
+        "report": told,
         "notes": list(reading.notes),
         "diff": diff_of([change]),
     }

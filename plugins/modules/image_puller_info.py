@@ -154,7 +154,6 @@ def main() -> None:
 
     def work(cluster: Cluster) -> dict[str, Any]:
         reading = read_settings(cluster, image_set)
-        live = None
         if reading is None:
             missing = f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
             report, reading = Report("Absent", (missing,)), Reading(None)
@@ -164,13 +163,11 @@ def main() -> None:
             settings = reading.settings
             live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
             report = observe(cluster, settings.images, live, read_nodes=module.params["read_nodes"])
-        data = (live or {}).get("metadata")
         return {
             "changed": False,
             **report.as_dict(),
             "settings": to_options(reading.settings) if reading.settings else None,
             "problems": [str(problem) for problem in reading.problems],
-            "daemonset": {key: data[key] for key in ("name", "namespace", "generation")} if data else None,
         }
 
     run(module, work)

@@ -17,7 +17,8 @@ description:
 options:
   report:
     description:
-      - The registered result of M(kubecache.image_puller.image_puller_info).
+      - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
+        M(kubecache.image_puller.image_puller_daemonset) returned.
       - At least one of O(report) and O(notes) is needed.
     type: dict
   notes:
