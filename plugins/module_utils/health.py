@@ -423,10 +423,10 @@ def _row_of_pod(
     reason, message = waiting.get("reason"), waiting.get("message")
     if reason in _PULL_REASONS:  # Before imageID: that may be of a dead container whose image is gone.
         return _failed(row, reason, message or "", told)
-    if container and container.get("imageID"):
+    if container and (container.get("imageID") or "running" in state):
         shown = _trouble(container, state)
         started = (state.get("running") or {}).get("startedAt")
-        return row("cached", held=True, digest=_digest(container["imageID"]), since=started, **shown, **pull)
+        return row("cached", held=True, digest=_digest(container.get("imageID") or ""), since=started, **shown, **pull)
     if reason in _AFTER_PULL:
         return row("cached", reason=reason, message=message, **pull)
     if told and told.state == "cached":
@@ -535,7 +535,9 @@ def _verdict(
         return "Degraded", tuple(failure_sentences(failed))
     missing = expected - len(names) if inferred else 0
     pending = [row for row in counted if row.state in ("waiting", "pulling")]
-    lacking = missing > 0 or any(row.reason == "NoPod" for row in pending)
+    # On the node, and no container holds it yet; one that can't be created never will, and nothing mends that.
+    unheld = [row for row in counted if row.state == "cached" and not row.held and row.reason not in _AFTER_PULL]
+    lacking = missing > 0 or any(row.reason == "NoPod" for row in (*pending, *unheld))
     if lacking and failed_create:
         return "Degraded", (f"pods can't be created: {failed_create}",)
     reasons = []
@@ -545,6 +547,10 @@ def _verdict(
         images = len({row.name for row in pending})
         still = "1 image is" if images == 1 else f"{images} images are"
         reasons.append(f"{still} still to come on {_nodes(len({row.node for row in pending}))}")
+    if unheld:
+        images = len({row.name for row in unheld})
+        there = "1 image is" if images == 1 else f"{images} images are"
+        reasons.append(f"{there} there and not held yet on {_nodes(len({row.node for row in unheld}))}")
     if missing > 0:
         reasons.append(f"{_nodes(missing)} without a pod yet")
     if reasons:

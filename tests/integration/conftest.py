@@ -136,7 +136,9 @@ def install(module: Module) -> Install:
         images: Any, *, wait: bool = True, min_nodes: int = 1, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         installed = module("install", images=images, wait=wait, **options)
-        kept = module("daemonset", settings=installed["settings"], wait=wait, wait_timeout=60, min_nodes=min_nodes)
+        user = {key: value for key, value in options.items() if key == "impersonate_user"}
+        settings = installed["settings"]
+        kept = module("daemonset", settings=settings, wait=wait, wait_timeout=60, min_nodes=min_nodes, **user)
         return installed, kept
 
     return run

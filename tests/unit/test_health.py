@@ -349,6 +349,29 @@ def test_a_node_without_a_pod_and_a_pod_of_the_former_list_are_still_waiting() -
     assert [row.reason for row in _assess([former]).rows] == ["OldRevision", "OldRevision"]
 
 
+def test_images_that_are_there_are_not_healthy_before_something_holds_them() -> None:
+    """An image that the node lists and no container holds may be collected at any time."""
+    listed = node(images=[image.image for image in IMAGES])
+    report = _assess([], [listed])
+    assert [(row.state, row.held) for row in report.rows] == [("cached", False), ("cached", False)]
+    assert report.verdict == "Progressing"
+    assert report.reasons == ("2 images are there and not held yet on 1 node",)
+    held = _assess([pod(statuses=[running(image.name) for image in IMAGES])], [listed])
+    assert held.verdict == "Healthy"
+
+
+def test_a_container_that_cannot_be_created_keeps_nothing_from_being_healthy() -> None:
+    """Its image is on the node, and neither waiting nor making the DaemonSet again would help."""
+    report = _assess([pod(statuses=[waiting("java11", "CreateContainerConfigError"), running("theia")])])
+    assert [(row.state, row.held) for row in report.rows] == [("cached", False), ("cached", True)]
+    assert report.verdict == "Healthy"
+
+
+def test_a_running_container_holds_its_image_also_where_no_digest_is_told() -> None:
+    row = _java({**running("java11"), "imageID": ""})
+    assert (row.state, row.held, row.digest) == ("cached", True, None)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("33ms", 0.033), ("1m2.5s", 62.5), ("1h0m0s", 3600), ("250µs", 0.00025), ("5", None), ("", None), ("1m x", None)],
