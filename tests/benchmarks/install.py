@@ -35,7 +35,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     from_options,
     require,
 )
-from tests.cluster import Cluster, open_cluster
+from tests.cluster import Cluster, of_this_checkout, open_cluster
 from tests.running import ROOT, WRITES, ansible_environment
 
 IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(5)}
@@ -60,7 +60,9 @@ def main() -> None:
 @contextlib.contextmanager
 def running(name: str, nodes: int, simulated: int) -> Iterator[Cluster]:
     """A cluster that is up, and down afterwards."""
-    cluster = open_cluster(name, nodes, simulated, report=lambda text: print(text, file=sys.stderr, flush=True))
+    cluster = open_cluster(
+        of_this_checkout(name), nodes, simulated, report=lambda text: print(text, file=sys.stderr, flush=True)
+    )
     try:
         cluster.up()
         yield cluster

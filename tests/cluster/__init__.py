@@ -8,6 +8,7 @@ of a kubeconfig. KUBECONFIG and K8S_AUTH_* of the environment are never used.
 from __future__ import annotations
 
 import abc
+import hashlib
 import http.client
 import os
 import pathlib
@@ -21,7 +22,7 @@ from . import images, tools
 from .node import Node, Taint
 from .processes import ClusterError, join_network
 
-__all__ = ["Cluster", "ClusterError", "Node", "open_cluster"]
+__all__ = ["Cluster", "ClusterError", "Node", "of_this_checkout", "open_cluster"]
 
 Report = Callable[[str], None]
 MIRRORED = (
@@ -32,6 +33,12 @@ MIRRORED = (
     "docker.io",
     "registry.example.com",
 )
+
+
+def of_this_checkout(name: str) -> str:
+    """A cluster's name that no other checkout on this machine uses, so that their tests can run side by side."""
+    checkout = pathlib.Path(__file__).resolve().parents[2]
+    return f"{name}-{hashlib.sha256(str(checkout).encode()).hexdigest()[:4]}"
 
 
 def open_cluster(name: str = "default", nodes: int = 2, simulated: int = 0, *, report: Report | None = None) -> Cluster:

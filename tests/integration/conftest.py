@@ -20,7 +20,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
-from tests.cluster import Cluster, open_cluster
+from tests.cluster import Cluster, of_this_checkout, open_cluster
 from tests.running import ROOT, WRITES, ansible_environment
 
 DEPLOYMENT = "kubernetes-image-puller"
@@ -66,7 +66,7 @@ class Install(Protocol):
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, up, with our two images in its registry, and this process in its network."""
-    made = open_cluster("test", nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
+    made = open_cluster(of_this_checkout("test"), nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
     try:
         made.up()
         made.enter()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError, images, leftovers, open_cluster
+from tests.cluster import Cluster, ClusterError, images, leftovers, of_this_checkout, open_cluster
 from tests.cluster.embedded import EmbeddedCluster, state_root
 from tests.cluster.processes import Process, processes, wait_until
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A cluster of this file's own."""
-    cluster = open_cluster("test-cluster", nodes=2)
+    cluster = open_cluster(of_this_checkout("test-cluster"), nodes=2)
     cluster.up()
     yield cluster
     cluster.down()
@@ -270,7 +270,8 @@ def test_simulated_nodes_stand_beside_real_ones(cluster: Cluster) -> None:
 
 def test_a_process_can_move_into_the_network(cluster: Cluster) -> None:
     script = (
-        "import socket; from tests.cluster import open_cluster; c = open_cluster('test-cluster')\n"
+        "import socket; from tests.cluster import of_this_checkout, open_cluster\n"
+        "c = open_cluster(of_this_checkout('test-cluster'))\n"
         "host, port = c.registry.split(':')\n"
         "c.enter(); socket.create_connection((host, int(port)), 5); print(c.kubectl('get', '--raw', '/readyz'))"
     )
@@ -290,8 +291,8 @@ def test_another_clusters_kubeconfig_can_be_used(cluster: Cluster) -> None:
 
 
 def test_two_clusters_do_not_meet_and_leave_nothing(cluster: Cluster) -> None:
-    before = leftovers.take("test-other")
-    other = open_cluster("test-other", nodes=1)
+    before = leftovers.take(of_this_checkout("test-other"))
+    other = open_cluster(of_this_checkout("test-other"), nodes=1)
     other.up()
     assert other.nodes == ["node-1"]
     other.kubectl("create", "configmap", "only-here")
@@ -302,24 +303,24 @@ def test_two_clusters_do_not_meet_and_leave_nothing(cluster: Cluster) -> None:
     other.down()
     other.down()
     assert cluster.is_up
-    assert leftovers.compare(before, leftovers.take("test-other")) == []
+    assert leftovers.compare(before, leftovers.take(of_this_checkout("test-other"))) == []
 
 
 @pytest.mark.parametrize("moment", [0.15, 1.5, 4.0])
 def test_up_after_a_crash_cleans_up_first(moment: float) -> None:
-    before = leftovers.take("test-crash")
-    command = [sys.executable, "-m", "tests.cluster", "up", "--name", "test-crash", "--nodes", "1"]
+    before = leftovers.take(of_this_checkout("test-crash"))
+    command = [sys.executable, "-m", "tests.cluster", "up", "--name", of_this_checkout("test-crash"), "--nodes", "1"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as starting:
-        state = state_root() / "test-crash"
+        state = state_root() / of_this_checkout("test-crash")
         assert wait_until(state.exists, 30, 0.01)
         time.sleep(moment)
         starting.send_signal(signal.SIGKILL)
-    cluster = open_cluster("test-crash", nodes=1)
+    cluster = open_cluster(of_this_checkout("test-crash"), nodes=1)
     assert not cluster.is_up
     cluster.up()
     assert cluster.is_up
     cluster.down()
-    assert leftovers.compare(before, leftovers.take("test-crash")) == []
+    assert leftovers.compare(before, leftovers.take(of_this_checkout("test-crash"))) == []
 
 
 def test_the_ids_of_others_are_never_used(cluster: Cluster) -> None:
@@ -333,8 +334,8 @@ def test_the_ids_of_others_are_never_used(cluster: Cluster) -> None:
 
 
 def test_on_loopback_there_are_simulated_nodes_only() -> None:
-    before = leftovers.take("test-loopback")
-    cluster = open_cluster("test-loopback", nodes=0, simulated=2)
+    before = leftovers.take(of_this_checkout("test-loopback"))
+    cluster = open_cluster(of_this_checkout("test-loopback"), nodes=0, simulated=2)
     cluster.up()
     try:
         assert isinstance(cluster, EmbeddedCluster)
@@ -349,4 +350,4 @@ def test_on_loopback_there_are_simulated_nodes_only() -> None:
             cluster.node("node-1")
     finally:
         cluster.down()
-    assert leftovers.compare(before, leftovers.take("test-loopback")) == []
+    assert leftovers.compare(before, leftovers.take(of_this_checkout("test-loopback"))) == []
