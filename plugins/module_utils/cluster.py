@@ -120,7 +120,7 @@ class Cluster:
     """Objects of one cluster: get, list, keep, delete, watch."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
@@ -326,7 +326,7 @@ class Cluster:
     ) -> Any:
         params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
         try:
-            return self._client.request(method, path, body=body, serialize=False, **params)
+            return self.client.request(method, path, body=body, serialize=False, **params)
         except Exception as error:
             told = as_api_error(error, target)
             told.verb = rule[1] if rule else "get"
