@@ -118,9 +118,9 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
     role = {
         **_object(f"{_RBAC}/v1", "Role", ROLE_NAME, settings.namespace),
         "rules": [
-            # patch: the guard is kept on the ConfigMap, whose DaemonSet may be gone.
+            # Patch: the loop guard's annotation.
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch", "patch"]},
-            # delete: a roll exchanges pods.
+            # Delete: exchanging the cache's pods after a change, a few nodes at a time.
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
             {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch", "create", "patch"]},
             {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "watch"]},
