@@ -111,9 +111,7 @@ class Judge:
         now, grace = self._world.clock.now(), Grace.of(settings)
         report = assess(settings.images, live, pods, nodes, events, now=now, grace=grace)
         unsettled = {row.node for row in report.rows if not row.held}
-        scope.events.forget(
-            pod["metadata"]["uid"] for pod in pods if pod["spec"].get("nodeName", "") not in unsettled
-        )
+        scope.events.forget(pod["metadata"]["uid"] for pod in pods if pod["spec"].get("nodeName", "") not in unsettled)
         return View(live, pods, report, complete)
 
     def _unusable(self) -> tuple[Report | None, Object | None]:
@@ -147,23 +145,20 @@ class Judge:
 
     def _log(self, digest: Digest) -> None:
         now = self._world.clock.monotonic()
-        if self.digest is None or digest.verdict != self.digest.verdict or now - self._logged_at > _LOGGED:
-            if self._keeper.say("verdict", digest.sentence()):
-                self._logged_at = now
+        news = self.digest is None or digest.verdict != self.digest.verdict
+        if (news or now - self._logged_at > _LOGGED) and self._keeper.say("verdict", digest.sentence()):
+            self._logged_at = now
 
     def _tell_roll(self, about: Mapping[str, Any]) -> None:
         """Events for the begin, the stop and the end of a roll."""
-        step = self._keeper.decision.step
-        now = "stopped" if step.stopped else "goes on" if step.old else ""
+        step = self._keeper.step
+        now = "RollStopped" if step.stopped else "RollStarted" if step.old else ""
         if now == self._rolling:
             return
-        self._world.metrics.roll_stopped.labels(self._keeper.names.config_map_name).set(now == "stopped")
-        if now == "stopped":
-            self._world.recorder.tell(lambda: about, Told("Warning", "RollStopped", step.sentence))
-        elif now:
-            self._world.recorder.tell(lambda: about, Told("Normal", "RollStarted", step.sentence))
-        else:
-            self._world.recorder.tell(lambda: about, Told("Normal", "RollFinished", "the change has reached every node"))
+        self._world.metrics.roll_stopped.labels(self._keeper.names.config_map_name).set(bool(step.stopped))
+        type_, reason = "Warning" if step.stopped else "Normal", now or "RollFinished"
+        told = Told(type_, reason, step.sentence or "the change has reached every node")
+        self._world.recorder.tell(lambda: about, told)
         self._rolling = now
 
     def _publishing_at(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     carry_out,
@@ -29,6 +29,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, Observed, decide
+from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import Step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     FIELDS,
     Reading,
@@ -78,13 +79,16 @@ class Keeper:
     :param claimed: the set whose DaemonSet has this name, if that is another one.
     """
 
-    def __init__(self, world: World, names: ImageSet, environment: Mapping[str, str], claimed: Callable[[str], str]) -> None:
+    def __init__(
+        self, world: World, names: ImageSet, environment: Mapping[str, str], claimed: Callable[[str], str]
+    ) -> None:
         self.names = names
         self.synced = False
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
         self.view: View | None = None
         self.decision = Decision("none")
+        self.step = Step()
         self._world = world
         self._environment = environment
         self._claimed = claimed
@@ -220,20 +224,21 @@ class Keeper:
         )
         guard, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)
+        observed = self._observed(settings, live)
         decision = decide(
-            desired,
-            self._observed(live),
-            now=world.clock.now(),
-            guard=guard,
-            max_unavailable=settings.max_unavailable,
+            desired, observed, now=world.clock.now(), guard=guard, max_unavailable=settings.max_unavailable
         )
+        if observed.complete:
+            self.step = decision.step
         return desired, decision, config_map
 
-    def _observed(self, live: Object | None) -> Observed:
+    def _observed(self, settings: Settings, live: Object | None) -> Observed:
         """With the last judgement, if it was of this very DaemonSet and template."""
+        if live is None:
+            return Observed(None, (), assess(settings.images, None, (), None))
         view = self.view
-        if live is None or view is None or view.daemonset is None or _version(view.daemonset) != _version(live):
-            return Observed(live)
+        if view is None or view.daemonset is None or _version(view.daemonset) != _version(live):
+            return Observed(live, (), Report("Progressing", ()), complete=False)
         return Observed(live, view.pods, view.report, view.complete)
 
     def _act(self, desired: Object, live: Object | None, decision: Decision, config_map: Object | None) -> None:

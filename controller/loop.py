@@ -7,6 +7,7 @@ takes seconds.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Mapping
@@ -130,22 +131,21 @@ class Controller:
 
     def _find_sets(self) -> None:
         config_maps = self._world.config_maps
-        if config_maps.denied:
+        names = sets_of(config_maps.all(), self._named, self._deployment_name)
+        if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
             names = [self._named]
-        else:
-            names = sets_of(config_maps.all(), self._named, self._deployment_name)
         for name in names:
             if name not in self._sets:
                 image_set = ImageSet(self._namespace, name, self._deployment_name)
                 environment = self._environment if name == self._named else {}
-                keeper = Keeper(self._world, image_set, environment, lambda wanted, name=name: self._claim(wanted, name))
+                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
                 self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
             log.info("%s: the ConfigMap is gone", name)
             self._sets = {other: both for other, both in self._sets.items() if other != name}
             self.metrics.forget(name)
 
-    def _claim(self, daemonset_name: str, by: str) -> str:
+    def _claim(self, by: str, daemonset_name: str) -> str:
         """The set before this one that has a DaemonSet of the same name; empty where there is none."""
         for name, (keeper, _judge) in self._sets.items():
             if name == by:

@@ -21,39 +21,45 @@ class Metrics(Collector):
     """The controller's metrics, in a registry of their own; those of judgements are those of the last one."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        made = self.registry = CollectorRegistry()
+        ProcessCollector(registry=made)
         self.digests: dict[str, Digest] = {}
-        make = {"registry": self.registry}
-        self.actions = Counter("image_puller_actions", "Actions on DaemonSets", [_SET, "action"], **make)
-        self.errors = Counter("image_puller_errors", "Passes that ended with an error", [_SET], **make)
+        self.actions = Counter("image_puller_actions", "Actions on DaemonSets", [_SET, "action"], registry=made)
+        self.errors = Counter("image_puller_errors", "Passes that ended with an error", [_SET], registry=made)
         self.api_errors = Counter(
             "image_puller_api_errors",
             "Requests that failed, by verb and HTTP status; status 0: no answer",
             ["verb", "status"],
-            **make,
+            registry=made,
         )
-        self.passes = Histogram("image_puller_reconcile_duration_seconds", "One pass", buckets=_SECONDS, **make)
-        self.judged = Histogram("image_puller_judgement_duration_seconds", "One judgement", buckets=_SECONDS, **make)
+        self.passes = Histogram("image_puller_reconcile_duration_seconds", "One pass", buckets=_SECONDS, registry=made)
+        self.judged = Histogram(
+            "image_puller_judgement_duration_seconds", "One judgement", buckets=_SECONDS, registry=made
+        )
         self.delay = Histogram(
-            "image_puller_loop_delay_seconds", "From a change to the pass for it", buckets=_SECONDS, **make
+            "image_puller_loop_delay_seconds",
+            "From a change to the pass for it",
+            buckets=_SECONDS,
+            registry=made,
         )
         self.longest_delay = Gauge(
-            "image_puller_loop_longest_delay_seconds", "The longest of these delays since the start", **make
+            "image_puller_loop_longest_delay_seconds",
+            "The longest of these delays since the start",
+            registry=made,
         )
-        self.problems = Gauge("image_puller_settings_problems", "Problems in the settings", [_SET], **make)
+        self.problems = Gauge("image_puller_settings_problems", "Problems in the settings", [_SET], registry=made)
         self.paused_until = Gauge(
             "image_puller_paused_until_timestamp_seconds",
             "Until when the guard lets the DaemonSet not be made anew or put right; 0 where it does",
             [_SET],
-            **make,
+            registry=made,
         )
-        self.roll_stopped = Gauge("image_puller_roll_stopped", "1 while a roll is stopped", [_SET], **make)
+        self.roll_stopped = Gauge("image_puller_roll_stopped", "1 while a roll is stopped", [_SET], registry=made)
         self._last_sync = Gauge(
             "image_puller_last_successful_sync_timestamp_seconds",
             "When the DaemonSet was last found or made as it should be",
             [_SET],
-            **make,
+            registry=made,
         )
         self.registry.register(self)
 

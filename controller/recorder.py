@@ -84,7 +84,12 @@ class Recorder:
         event = _event(about, told, now)
         self._cluster.create(event)
         data = event["metadata"]
-        self._sent[key] = {"name": data["name"], "namespace": data["namespace"], "count": 1, "at": self._clock.monotonic()}
+        self._sent[key] = {
+            "name": data["name"],
+            "namespace": data["namespace"],
+            "count": 1,
+            "at": self._clock.monotonic(),
+        }
         while len(self._sent) > _REMEMBERED:
             self._sent.popitem(last=False)
 

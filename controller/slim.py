@@ -93,7 +93,10 @@ def node_slimmer(share: Shared) -> Callable[[Mapping[str, Any]], Object | None]:
         metadata = _some(node["metadata"], _NODE_METADATA)
         metadata["labels"] = {sys.intern(key): share(value) for key, value in (metadata.get("labels") or {}).items()}
         ready = [_some(c, ("type", "status")) for c in status.get("conditions") or () if c.get("type") == "Ready"]
-        kept = {"unschedulable": spec.get("unschedulable"), "taints": [_some(t, _TAINT) for t in spec.get("taints") or ()]}
+        kept = {
+            "unschedulable": spec.get("unschedulable"),
+            "taints": [_some(t, _TAINT) for t in spec.get("taints") or ()],
+        }
         images = [share({"names": image.get("names") or []}) for image in status.get("images") or ()]
         return {
             "kind": "Node",

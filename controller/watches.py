@@ -144,7 +144,8 @@ class Watch:
         pages = self._cluster.pages(
             self.kind, self.namespace, labels=self._listed_with, fields=self._fields, limit=PAGE
         )
-        for items, version in pages:
+        for items, at in pages:
+            version = at
             for item in items:
                 kept = self._slim(item)
                 if kept is not None:

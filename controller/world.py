@@ -58,7 +58,7 @@ class Cached(Cluster):
         super().__init__(cluster.client)
         self._clock = clock
         self._watch = watch
-        self._deployments: dict[tuple[str, str | None], tuple[float, Object | None | ApiError]] = {}
+        self._deployments: dict[tuple[str, str | None], tuple[float, Object | ApiError | None]] = {}
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """One object as it is kept; None where there is none."""
@@ -93,19 +93,17 @@ class World:
     :param woken: told of each change in a cache, by kind.
     """
 
-    def __init__(
-        self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken
-    ) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
         self.cluster = cluster
         self.clock = clock
         self.metrics = metrics
         self.namespace = namespace
         self.recorder = Recorder(cluster, clock, self.failed)
-        self.config_maps = self._make(Watch, "ConfigMap", namespace, slim=slim_config_map)
+        self.config_maps: Watch = self._make(Watch, "ConfigMap", namespace, slim=slim_config_map)
         self.cached = Cached(cluster, clock, self._watch)
         self._woken = woken
         self._share = Shared()
-        self.nodes = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
+        self.nodes: Watch = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
         self._scopes: dict[str, Scope] = {}
         self._openshift: bool | None = None
         self._pods_right: tuple[float, bool] | None = None
@@ -158,7 +156,7 @@ class World:
                 allowed = True  # Who may not ask finds out.
             self._pods_right = (now, allowed)
             if not allowed:
-                self.say("pods", f"pods in {namespace} may not be deleted: changes are rolled by the DaemonSet controller")
+                self.say("pods", f"pods in {namespace} may not be deleted: the DaemonSet controller rolls changes out")
         return self._pods_right[1]
 
     def failed(self, error: ApiError) -> None:
@@ -183,7 +181,9 @@ class World:
     def _watch(self, kind: str, namespace: str | None) -> Watch | None:
         if kind == "ConfigMap" and namespace == self.namespace:
             return self.config_maps
-        return self.scope(namespace).daemonsets if kind == "DaemonSet" and namespace else None
+        if kind == "DaemonSet" and namespace:
+            return self.scope(namespace).daemonsets
+        return None
 
     def _make(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
         def changed(before: Object | None, after: Object | None) -> None:

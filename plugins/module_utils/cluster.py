@@ -143,7 +143,7 @@ class Cluster:
 
     def pages(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "", limit: int = PAGE
-    ) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    ) -> Iterator[tuple[Sequence[dict[str, Any]], str]]:
         """The same, a page of at most ``limit`` objects at a time, for who can't hold them all.
 
         All pages show the objects of one moment; one that takes too long to come is an ApiError with status 410.
