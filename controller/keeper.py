@@ -97,6 +97,7 @@ class Keeper:
         self._failures = 0
         self._said: dict[str, str] = {}
         self._rewritten: tuple[Any, ...] = ()
+        self._guard = self._told_guard = Guard()
 
     # --- when --------------------------------------------------------------------------------------------------------
 
@@ -222,11 +223,13 @@ class Keeper:
             openshift=world.openshift(),
             may_delete_pods=world.may_delete_pods(settings.namespace),
         )
-        guard, warning = Guard.read(config_map, world.clock.now())
+        told, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)
+        if told != self._told_guard:  # Else what this process did counts, which is not always written.
+            self._told_guard = self._guard = told
         observed = self._observed(settings, live)
         decision = decide(
-            desired, observed, now=world.clock.now(), guard=guard, max_unavailable=settings.max_unavailable
+            desired, observed, now=world.clock.now(), guard=self._guard, max_unavailable=settings.max_unavailable
         )
         if observed.complete:
             self.step = decision.step
@@ -242,21 +245,24 @@ class Keeper:
         return Observed(live, view.pods, view.report, view.complete)
 
     def _act(self, desired: Object, live: Object | None, decision: Decision, config_map: Object | None) -> None:
-        world = self._world
-        world.metrics.actions.labels(self.names.config_map_name, decision.action).inc()
+        world, name = self._world, self.names.config_map_name
         change = carry_out(
             world.cluster, decision, desired, live, image_set=self.names, config_map=config_map, wait=False
         )
-        reasons = "; ".join(decision.reasons)
-        if change.changed:
-            self._said["decision"] = self._said["admission"] = ""
-            log.info("%s: %s %s: %s", self.names.config_map_name, change.action, change.name, reasons)
-            world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
-        elif change.notes:
-            self._rewritten = self._fingerprint(desired, live, decision)
-            if self.say("admission", "; ".join(change.notes), logging.WARNING):
-                world.recorder.tell(self.about, Told("Warning", "ChangedByAdmission", "; ".join(change.notes)))
         self.decision = decision
+        notes = "; ".join(change.notes)
+        if change.changed:
+            self._guard = decision.guard or self._guard
+            reasons = "; ".join(decision.reasons)
+            log.info("%s: %s %s: %s", name, change.action, change.name, reasons)
+            world.metrics.actions.labels(name, decision.action).inc()
+            world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
+            self._said["decision"] = self._said["admission"] = ""
+            self.say("notes", notes, logging.WARNING)
+        elif notes:
+            self._rewritten = self._fingerprint(desired, live, decision)
+            if self.say("admission", notes, logging.WARNING):
+                world.recorder.tell(self.about, Told("Warning", "ChangedByAdmission", notes))
 
     def _fingerprint(self, desired: Object, live: Object | None, decision: Decision) -> tuple[Any, ...]:
         """What a dry run's answer depends on: while it is the same, admission is not asked again."""

@@ -8,6 +8,8 @@ needs, and each of them would make one more container status differ from those o
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,28 +38,31 @@ _TAINT = ("key", "value", "effect")
 class Shared:
     """Gives equal values as one object.
 
-    :param limit: of different parts; beyond it the table starts anew, and what is there stays as it is.
+    :param limit: of different values; beyond it the table starts anew, and what is there stays as it is.
     """
 
-    def __init__(self, limit: int = 100_000) -> None:
+    def __init__(self, limit: int = 20_000) -> None:
         self._limit = limit
-        self._parts: dict[Any, Any] = {}
+        self._values: dict[bytes, Any] = {}
 
     def __call__(self, value: Any) -> Any:
-        """The value, or one that equals it and was here before; it must not be changed from now on."""
-        if len(self._parts) > self._limit:
-            self._parts = {}
-        return self._share(value)
+        """The value (of JSON's types), or one that equals it and was here before; nobody may change it from now on."""
+        # Version 2 of the format says the same of equal values; later ones also tell of shared references.
+        key = hashlib.blake2b(marshal.dumps(value, 2), digest_size=16).digest()
+        found = self._values.get(key)
+        if found is None:
+            if len(self._values) >= self._limit:
+                self._values.clear()
+            found = self._values[key] = _interned(value)
+        return found
 
-    def _share(self, value: Any) -> Any:
-        # The table holds what the ids in its keys belong to.
-        if isinstance(value, dict):
-            shared = {sys.intern(name): self._share(item) for name, item in value.items()}
-            return self._parts.setdefault((dict, *((name, id(item)) for name, item in shared.items())), shared)
-        if isinstance(value, list):
-            items = [self._share(item) for item in value]
-            return self._parts.setdefault((list, *map(id, items)), items)
-        return self._parts.setdefault((type(value), value), value)
+
+def _interned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {sys.intern(name): _interned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_interned(item) for item in value]
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def pod_slimmer(share: Shared) -> Callable[[Mapping[str, Any]], Object | None]:
@@ -73,13 +78,13 @@ def pod_slimmer(share: Shared) -> Callable[[Mapping[str, Any]], Object | None]:
         ours = {key: text for key, text in (pod["metadata"].get("annotations") or {}).items() if key.startswith(_OURS)}
         metadata["annotations"] = share(ours)
         metadata["ownerReferences"] = share([_some(owner, _OWNER) for owner in metadata["ownerReferences"]])
-        metadata["namespace"] = share(metadata["namespace"])
+        metadata["namespace"] = sys.intern(metadata["namespace"])
         containers = share([_some(c, ("name", "image")) for c in spec.get("containers") or ()])
         if spec.get("nodeName"):
             made["spec"] = {"nodeName": spec["nodeName"], "containers": containers}
         else:  # Only the affinity tells then which node the pod is for.
             made["spec"] = {"affinity": spec.get("affinity") or {}, "containers": containers}
-        made["status"] = share(_pod_status(status))
+        made["status"] = _pod_status(status, share)
         return made
 
     return slim
@@ -91,7 +96,7 @@ def node_slimmer(share: Shared) -> Callable[[Mapping[str, Any]], Object | None]:
     def slim(node: Mapping[str, Any]) -> Object:
         spec, status = node.get("spec") or {}, node.get("status") or {}
         metadata = _some(node["metadata"], _NODE_METADATA)
-        metadata["labels"] = {sys.intern(key): share(value) for key, value in (metadata.get("labels") or {}).items()}
+        metadata["labels"] = _interned(metadata.get("labels") or {})
         ready = [_some(c, ("type", "status")) for c in status.get("conditions") or () if c.get("type") == "Ready"]
         kept = {
             "unschedulable": spec.get("unschedulable"),
@@ -119,20 +124,25 @@ def slim_daemonset(daemonset: Mapping[str, Any]) -> Object:
     return {**daemonset, "kind": "DaemonSet", "apiVersion": "apps/v1"}
 
 
-def _pod_status(status: Mapping[str, Any]) -> Object:
+def _pod_status(status: Mapping[str, Any], share: Shared) -> Object:
     unmet = [_some(c, _CONDITION) for c in status.get("conditions") or () if c.get("status") == "False"]
     containers = status.get("containerStatuses") or ()
     last = max(map(_first_start, containers), default="")
     made = {
-        **_some(status, ("phase", "reason", "message")),
-        "conditions": [condition for condition in unmet if condition["type"] == "PodScheduled"],
-        "containerStatuses": [_container_status(c, last) for c in containers],
-        "initContainerStatuses": [_container_status(c) for c in status.get("initContainerStatuses") or ()],
+        **_interned(_some(status, ("phase", "reason", "message"))),
+        "conditions": share([condition for condition in unmet if condition["type"] == "PodScheduled"]),
+        "containerStatuses": [share(_container_status(c)) for c in containers],
+        "initContainerStatuses": share([_container_status(c) for c in status.get("initContainerStatuses") or ()]),
     }
+    for number, container in enumerate(containers):
+        if last and _first_start(container) == last:
+            running = {"state": {"running": {"startedAt": last}}}
+            made["containerStatuses"][number] = {**made["containerStatuses"][number], **running}
+            break
     return {key: value for key, value in made.items() if value}
 
 
-def _container_status(container: Mapping[str, Any], last: str = "") -> Object:
+def _container_status(container: Mapping[str, Any]) -> Object:
     made = _some(container, _CONTAINER_STATUS)
     for moment in ("state", "lastState"):
         found = {
@@ -141,8 +151,6 @@ def _container_status(container: Mapping[str, Any], last: str = "") -> Object:
         }
         if found:
             made[moment] = found
-    if last and _first_start(container) == last:
-        made["state"]["running"] = {"startedAt": last}
     return made
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger("image-puller")
 
 Changed = Callable[[Object | None, Object | None], None]
 
-PAGE = 50  # Objects: a pod of 20 images takes 17 kB of JSON, and five times as much while it is read.
+PAGE = 20  # Objects: a pod of 20 images takes 17 kB of JSON, and five times as much while it is read.
 _SECONDS = 240.0  # That a watch is asked to last.
 _RETRY = (0.25, 30.0)  # First and longest pause after an error.
 _SHORT = 1.0

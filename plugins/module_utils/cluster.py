@@ -135,11 +135,8 @@ class Cluster:
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects, read in pages, and the resource version to watch from."""
-        items: list[dict[str, Any]] = []
-        version = ""
-        for page, version in self.pages(kind, namespace, labels=labels, fields=fields):
-            items += page
-        return items, version
+        pages = tuple(self.pages(kind, namespace, labels=labels, fields=fields))
+        return [item for items, _version in pages for item in items], pages[-1][1]
 
     def pages(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "", limit: int = PAGE
@@ -228,10 +225,13 @@ class Cluster:
         *,
         uid: str = "",
         propagation: str = "Background",
+        grace_seconds: int | None = None,
         dry_run: bool = False,
     ) -> bool:
-        """Delete one object (this very one, if a uid is given); False where it was not there."""
+        """Delete one object (this very one, if a uid is given); False where it was not there any more."""
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
         if uid:
             body["preconditions"] = {"uid": uid}
         if dry_run:
@@ -239,7 +239,7 @@ class Cluster:
         try:
             self._request("DELETE", kind, namespace, name, body=body)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 or (uid and error.status == 409):  # 409: there is another one of that name.
                 return False
             raise
         return True
@@ -248,11 +248,27 @@ class Cluster:
         """Create one object; an ApiError with status 409 where it is there already."""
         return self._request("POST", obj["kind"], metadata(obj).get("namespace"), body=obj)
 
-    def merge(self, kind: str, name: str, namespace: str | None, patch: Mapping[str, Any]) -> dict[str, Any]:
-        """Change some fields of one object by a merge patch."""
+    def merge(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Mapping[str, Any],
+        *,
+        manager: str = MANAGER,
+        dry_run: bool = False,
+    ) -> None:
+        """Change some fields of an object that is there, and nothing else of it."""
+        query = {"field_manager": manager, "dry_run": "All" if dry_run else None}
         content_type = "application/merge-patch+json"
-        query = {"field_manager": MANAGER}
-        return self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+        self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+
+    def annotate(
+        self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False
+    ) -> None:
+        """Set annotations (None: take away) of an object that is there."""
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        self.merge(kind, name, namespace, patch, manager=f"{MANAGER}.state", dry_run=dry_run)
 
     def apply(self, obj: dict[str, Any], manager: str = MANAGER, *, dry_run: bool = False) -> dict[str, Any]:
         """Server-side apply of one object, forced on the fields that it names."""
