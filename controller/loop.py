@@ -141,7 +141,7 @@ class Controller:
                 keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
                 self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
-            log.info("%s: the ConfigMap is gone", name)
+            log.info("%s: it is no set of this controller any more", name)
             self._sets = {other: both for other, both in self._sets.items() if other != name}
             self.metrics.forget(name)
 

@@ -139,12 +139,9 @@ def runs(cluster: Cluster, pod: dict[str, Any]) -> bool:
 def seconds_to_leave(cluster: Cluster, pod: dict[str, Any]) -> float:
     """Seconds from a SIGTERM to the end of the process."""
     assert runs(cluster, pod)
-    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    node = cluster.node(pod["spec"]["nodeName"])
     container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=false", "--grace-period=30")
     start = time.monotonic()
-    node.ctr("tasks", "kill", "--signal", "SIGTERM", container)
+    cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "kill", "--signal", "SIGTERM", container)
     eventually(lambda: not runs(cluster, pod), seconds=40, pause=0.02)
     return time.monotonic() - start
 

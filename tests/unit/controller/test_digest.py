@@ -33,7 +33,7 @@ def test_the_numbers_are_those_of_the_report(states: list[tuple[str, str]], excu
     told = {f"node-{n}": dict(zip((JAVA.name, THEIA.name), pair, strict=True)) for n, pair in enumerate(states)}
     made = _report("Progressing", told)
     report = Report(
-        made.verdict, made.reasons, made.rows, made.images, made.nodes, {node: "away" for node in made.nodes[:excused]}
+        made.verdict, made.reasons, made.rows, made.images, made.nodes, dict.fromkeys(made.nodes[:excused], "away")
     )
     digest = Digest.of(report)
     assert {state: digest.states[state] for state in STATES} == {state: report.summary[state] for state in STATES}

@@ -23,7 +23,7 @@ def _config_map(name: str, **labels: str) -> dict[str, Any]:
         pytest.param(_config_map("gpu", **{IMAGE_SET: "gpu"}), True, id="whoever made it"),
         pytest.param(_config_map("gpu", **{IMAGE_SET: "gpu", DEPLOYMENT: "ours"}), True, id="of this installation"),
         pytest.param(_config_map("gpu", **{IMAGE_SET: "gpu", DEPLOYMENT: "theirs"}), False, id="of another one"),
-        pytest.param(_config_map("app", **{"app": "shop"}), False, id="of an application"),
+        pytest.param(_config_map("app", app="shop"), False, id="of an application"),
     ],
 )
 def test_the_sets_of_a_controller(config_map: dict[str, Any], is_set: bool) -> None:
