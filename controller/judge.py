@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
@@ -87,9 +88,9 @@ class Judge:
                 self._tell(report, live)
             return report
         scope = self._world.scope(settings.namespace)
-        if not all(watch.known for watch in (*scope.watches, self._world.nodes)):
-            return None
-        live = scope.daemonsets.get(settings.daemonset_name)
+        if scope.pods.denied or not all(watch.known for watch in (*scope.watches, self._world.nodes)):
+            return None  # Without pods nothing is known of images.
+        live = self._world.cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         view, before = self._view(settings, scope, live), self._keeper.view
         if before is None or view.report != before.report or view.report.verdict not in _SETTLED:
             self._keeper.judged(view)
@@ -128,10 +129,10 @@ class Judge:
 
     def _tell(self, report: Report, live: Object | None) -> None:
         digest = Digest.of(report)
-        about = live or self._keeper.about()
+        about = self._keeper.about if live is None else functools.partial(dict, live)
         before = "" if live is None else _verdict_of(live)
         for told in transitions(self.digest, digest, before):
-            self._world.recorder.tell(lambda: about, told)
+            self._world.recorder.tell(about, told)
         self._tell_roll(about)
         self._log(digest)
         self.digest = digest
@@ -149,7 +150,7 @@ class Judge:
         if (news or now - self._logged_at > _LOGGED) and self._keeper.say("verdict", digest.sentence()):
             self._logged_at = now
 
-    def _tell_roll(self, about: Mapping[str, Any]) -> None:
+    def _tell_roll(self, about: Callable[[], Object]) -> None:
         """Events for the begin, the stop and the end of a roll."""
         step = self._keeper.step
         now = "RollStopped" if step.stopped else "RollStarted" if step.old else ""
@@ -158,7 +159,7 @@ class Judge:
         self._world.metrics.roll_stopped.labels(self._keeper.names.config_map_name).set(bool(step.stopped))
         type_, reason = "Warning" if step.stopped else "Normal", now or "RollFinished"
         told = Told(type_, reason, step.sentence or "the change has reached every node")
-        self._world.recorder.tell(lambda: about, told)
+        self._world.recorder.tell(about, told)
         self._rolling = now
 
     def _publishing_at(self) -> float:

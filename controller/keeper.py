@@ -195,15 +195,14 @@ class Keeper:
         cached = self._world.cached
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         desired, decision, _config_map = self._decide(cached, settings, live)
-        if decision.action not in _QUIET and self._fingerprint(desired, live, decision) != self._rewritten:
+        if decision.action not in _QUIET:
             cached.renew()
             live = self._world.cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
             desired, decision, config_map = self._decide(self._world.cluster, settings, live)
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
                 return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
-        if decision.action in _QUIET:
-            self._tell(decision)
+        self._tell(decision)
         self.decision = decision
         paused = (self._world.clock.now().timestamp() + (decision.again or 0.0)) if decision.paused else 0.0
         self._world.metrics.paused_until.labels(self.names.config_map_name).set(paused)
@@ -228,10 +227,12 @@ class Keeper:
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told
         observed = self._observed(settings, live)
-        decision = decide(
-            desired, observed, now=world.clock.now(), guard=self._guard, max_unavailable=settings.max_unavailable
-        )
-        if observed.complete:
+        more: dict[str, Any] = {"guard": self._guard, "max_unavailable": settings.max_unavailable}
+        decision = decide(desired, observed, now=world.clock.now(), **more)
+        if live and decision.action == "patch" and self._fingerprint(desired, live, decision) == self._rewritten:
+            # What admission made of it is as good as it gets.
+            decision = decide(live, observed, now=world.clock.now(), **more)
+        if observed.complete and decision.action in ("none", "roll") and not decision.paused:
             self.step = decision.step
         return desired, decision, config_map
 

@@ -22,7 +22,7 @@ PAGE = 20  # Objects: a pod of 20 images takes 17 kB of JSON, and five times as 
 _SECONDS = 240.0  # That a watch is asked to last.
 _RETRY = (0.25, 30.0)  # First and longest pause after an error.
 _SHORT = 1.0
-_ASK_AGAIN = 600.0  # Until a right that is missing is asked for again.
+_ASK_AGAIN = (10.0, 600.0)  # First and longest pause until a right that is missing is asked for again.
 _POLL = 60.0  # Where objects may be listed and not be watched.
 
 
@@ -118,10 +118,14 @@ class Watch:
             self._may_not(error)
             return ""
         self._broken = True
-        first, longest = _RETRY
-        self._failures += 1
-        self._clock.sleep(jittered(min(longest, first * 2.0**self._failures), 0.25))
+        self._pause(*_RETRY)
         return version
+
+    def _pause(self, first: float, longest: float) -> None:
+        """Longer after each failure, up to the next success."""
+        pause = min(longest, first * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        self._clock.sleep(jittered(pause, 0.25))
 
     def _may_not(self, error: ApiError) -> None:
         """Poll where only watching is forbidden, else ask again much later; without a right nothing is known."""
@@ -134,7 +138,7 @@ class Watch:
         self._replace({})
         if first:
             self._changed(None, None)
-        self._clock.sleep(jittered(_ASK_AGAIN))
+        self._pause(*_ASK_AGAIN)
 
     def _list(self) -> str:
         """Read everything; the version to watch from."""
