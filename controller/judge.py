@@ -108,11 +108,9 @@ class Judge:
             return View(None, [], report, complete)
         uid = live["metadata"]["uid"]
         pods = [p for p in scope.pods.all() if any(o["uid"] == uid for o in p["metadata"]["ownerReferences"])]
-        events = scope.events.of(uid, (pod["metadata"]["uid"] for pod in pods))
+        events = scope.events.told.of(uid, (pod["metadata"]["uid"] for pod in pods))
         now, grace = self._world.clock.now(), Grace.of(settings)
         report = assess(settings.images, live, pods, nodes, events, now=now, grace=grace)
-        unsettled = {row.node for row in report.rows if not row.held}
-        scope.events.forget(pod["metadata"]["uid"] for pod in pods if pod["spec"].get("nodeName", "") not in unsettled)
         return View(live, pods, report, complete)
 
     def _unusable(self) -> tuple[Report | None, Object | None]:

@@ -116,6 +116,7 @@ class Controller:
                 try:
                     if judge.due <= self._clock.monotonic():
                         judge.run()
+                        self._world.tidy()
                         self._wake.set()
                 except Exception:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
