@@ -178,15 +178,16 @@ class Keeper:
             self.say("settings", f"the settings can't be used, and what runs stays: {problems}", logging.ERROR)
             return self._interval()
         self.say("settings", f"entries of the settings are left out: {problems}" if problems else "", logging.ERROR)
-        settings = self.settings = reading.settings
+        settings = reading.settings
         if other := self._claimed(settings.daemonset_name):
-            self.say(
-                "decision",
-                f"refuse: ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
+            self.settings = None
+            self.problems = (
+                f"ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
                 "Remedy: write another DAEMONSET_NAME in one of them",
-                logging.ERROR,
             )
+            self.say("decision", f"refuse: {self.problems[0]}", logging.ERROR)
             return self._interval()
+        self.settings = settings
         pause = self._keep(settings)
         self._remove_former(settings)
         return pause
@@ -257,7 +258,8 @@ class Keeper:
             reasons = "; ".join(decision.reasons)
             log.info("%s: %s %s: %s", name, change.action, change.name, reasons)
             world.metrics.actions.labels(name, decision.action).inc()
-            world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
+            if decision.action != "roll":  # The begin, a stop and the end of a roll are told where it is judged.
+                world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
             self._said["decision"] = self._said["admission"] = ""
             self.say("notes", notes, logging.WARNING)
         elif notes:
