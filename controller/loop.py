@@ -94,12 +94,12 @@ class Controller:
     def _keep(self) -> float:
         """A pass over each set for which it is due; when the next is."""
         self._find_sets()
-        now, woken_at = self._clock.monotonic(), self._woken_at
+        now = self._clock.monotonic()
+        woken_at, self._woken_at = self._woken_at, None
         for keeper, judge in list(self._sets.values()):
             if keeper.due <= now:
                 if woken_at is not None:
-                    self.metrics.delayed(now - woken_at, self._longest)
-                    self._woken_at = woken_at = None
+                    self.metrics.delayed(self._clock.monotonic() - woken_at, self._longest)
                 with self.metrics.passes.time():
                     news = keeper.run()
                 if news:
