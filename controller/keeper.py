@@ -44,6 +44,7 @@ from controller.world import World
 log = logging.getLogger("image-puller")
 
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
+_MOMENT = 0.2
 _POLL = 60.0  # Seconds between passes where there is no cache to wake them.
 _QUIET = ("none", "wait", "refuse")  # Actions that change nothing.
 _KEYS = frozenset(field.key for field in FIELDS)
@@ -195,11 +196,14 @@ class Keeper:
     def _keep(self, settings: Settings) -> float:
         cached = self._world.cached
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        desired, decision, _config_map = self._decide(cached, settings, live)
+        desired, decision, config_map = self._decide(cached, settings, live)
         if decision.action not in _QUIET:
-            cached.renew()
             live = self._world.cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            desired, decision, config_map = self._decide(self._world.cluster, settings, live)
+            if live is not None:  # One that is missing is made at once, with the owners as they are kept.
+                cached.renew()
+                desired, decision, config_map = self._decide(self._world.cluster, settings, live)
+            elif decision.action != "create":
+                return _MOMENT  # The cache will hear of it.
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
                 return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
