@@ -13,6 +13,8 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 IMAGE_SET = "kubecache.io/image-set"
 DAEMONSET = "kubecache.io/daemonset"
 BUILDER = "kubecache.io/builder"
+DEPLOYMENT = "kubecache.io/deployment"  # On a set's ConfigMap: the controller's Deployment that keeps it.
+GROUP = "kubecache.io/group"  # On a set's ConfigMap: its name in the list of groups.
 
 LABELS = {"app.kubernetes.io/name": "kubernetes-image-puller", MANAGED_BY: MANAGER}
 
