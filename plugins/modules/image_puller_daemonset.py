@@ -142,15 +142,17 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
-    carry_out,
-    desired_daemonset,
     is_openshift,
-    observe,
     our_daemonsets,
     pods_of,
     read_settings,
-    remove_former_daemonsets,
     wait_until_gone,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    Kept,
+    keep_daemonset,
+    look,
+    result_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
@@ -163,7 +165,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import decide
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     Reading,
     from_options,
@@ -210,29 +211,30 @@ def main() -> None:
     def present(cluster: Cluster) -> dict[str, Any]:
         reading = read(cluster)
         settings = require(reading)
-        live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        desired = desired_daemonset(cluster, image_set, settings, live, openshift=is_openshift(cluster))
-        decision = decide(desired, live, recreate=params["recreate"])
-        change = carry_out(cluster, decision, desired, live, dry_run=module.check_mode)
+        kept = keep_daemonset(
+            cluster,
+            image_set,
+            settings,
+            openshift=is_openshift(cluster),
+            recreate=params["recreate"],
+            dry_run=module.check_mode,
+        )
 
-        def look() -> Report:
-            now = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            return observe(cluster, settings.images, now, read_nodes=params["read_nodes"])
+        def now() -> Report:
+            return look(cluster, settings, read_nodes=params["read_nodes"])
 
-        former = remove_former_daemonsets(cluster, image_set, settings, dry_run=module.check_mode)
-        reasons = [*decision.reasons, *change.notes, *(f"{name} has a former name and is deleted" for name in former)]
+        def result(report: Report) -> dict[str, Any]:
+            told = result_of(kept, report, reading.problems)
+            return {**told, "notes": list(reading.notes), "diff": diff_of(kept.changes)}
+
+        if not params["wait"] or module.check_mode:
+            return result(now())
         try:
-            waiting = params["wait"] and not module.check_mode
-            report = (
-                wait_until_cached(look, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
-                if waiting
-                else look()
-            )
+            return result(wait_until_cached(now, timeout=params["wait_timeout"], min_nodes=params["min_nodes"]))
         except NotCached as error:
-            result = _result(change, reasons, error.report, reading, bool(former))
-            del result["verdict_reasons"]  # The message says them.
-            raise Failure(error, result) from error
-        return _result(change, reasons, report, reading, bool(former))
+            told = result(error.report)
+            del told["verdict_reasons"]  # The message says them.
+            raise Failure(error, told) from error
 
     def absent(cluster: Cluster) -> dict[str, Any]:
         found = our_daemonsets(cluster, image_set)
@@ -244,30 +246,11 @@ def main() -> None:
             for obj in [*found, *(pod for daemonset in found for pod in pods_of(cluster, daemonset))]:
                 wait_until_gone(cluster, obj, max(0.0, end - time.monotonic()))
         changes = [Change("deleted", "DaemonSet", describe(daemonset), daemonset) for daemonset in found]
-        report = Report("Absent", ("it was asked to be absent",))
-        change = changes[0] if changes else Change("none", "DaemonSet", "")
         reasons = [f"{change.name} is asked to be absent" for change in changes]
-        return {**_result(change, reasons, report, Reading(None)), "diff": diff_of(changes)}
+        told = result_of(Kept(changes, reasons), Report("Absent", ("it was asked to be absent",)))
+        return {**told, "notes": [], "diff": diff_of(changes)}
 
     run(module, present if params["state"] == "present" else absent)
-
-
-def _result(
-    change: Change, reasons: list[str], report: Report, reading: Reading, more_changed: bool = False
-) -> dict[str, Any]:
-    told = {**report.as_dict(), "problems": [str(problem) for problem in reading.problems]}
-    del told["rows"]  # One for each image on each node: whoever wants them asks image_puller_info.
-    return {
-        "changed": change.changed or more_changed,
-        "action": change.action,
-        "reasons": reasons,
-        "verdict": told["verdict"],
-        "verdict_reasons": told["reasons"],
-        "summary": told["summary"],
-        "report": told,
-        "notes": list(reading.notes),
-        "diff": diff_of([change]),
-    }
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_puller_install
-short_description: Install or remove everything of the Image Puller but its DaemonSet
+short_description: Install the Image Puller, or remove all of it but its DaemonSet
 version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
-    controller's Deployment, all in one call.
+    controller's Deployment, and with O(daemonset=true) the DaemonSet, all in one call.
   - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
     Image Puller. What others added to the objects stays.
   - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
@@ -63,6 +63,13 @@ options:
         DaemonSet.
     type: bool
     default: true
+  daemonset:
+    description:
+      - Whether to keep the DaemonSet, too, as M(kubecache.image_puller.image_puller_daemonset) does, and to return what
+        was done to it and how its images are. That spares a task of its own.
+      - With V(false) the DaemonSet is left to the controller or to that module. O(state=absent) never touches it.
+    type: bool
+    default: false
   deployment_priority_class_name:
     description:
       - PriorityClass of the controller's pod.
@@ -161,7 +168,7 @@ objects:
       type: str
       sample: ConfigMap k8s-image-puller/k8s-image-puller
     action:
-      description: One of V(none), V(created), V(patched), V(deleted).
+      description: One of V(none), V(created), V(patched), V(deleted), and for a DaemonSet V(recreated).
       type: str
       sample: created
     fields:
@@ -169,6 +176,16 @@ objects:
       type: list
       elements: str
       sample: ["data.IMAGES"]
+daemonset:
+  description:
+    - What M(kubecache.image_puller.image_puller_daemonset) returns of the DaemonSet and its images. These were looked
+      at before any waiting.
+  returned: when O(daemonset=true) and O(state=present), and the DaemonSet was looked at
+  type: dict
+  sample:
+    action: created
+    reasons: ["DaemonSet k8s-image-puller/kubernetes-image-puller does not exist"]
+    verdict: Progressing
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -205,6 +222,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     uninstall,
     wait_for_controller,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import keep_daemonset, look, result_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -226,6 +244,7 @@ ARGUMENTS: dict[str, Any] = {
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
     "controller": {"type": "bool", "default": True},
+    "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
     "deployment_cpu_request": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_request},
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
@@ -240,6 +259,12 @@ def main() -> None:
     module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
     params = module.params
 
+    def keep(cluster: Cluster, image_set: ImageSet, outcome: Outcome, openshift: bool) -> dict[str, Any]:
+        kept = keep_daemonset(cluster, image_set, outcome.settings, openshift=openshift, dry_run=module.check_mode)
+        outcome.changes += kept.changes
+        report = look(cluster, outcome.settings, read_nodes=params["read_nodes"] is not False)
+        return {"daemonset": result_of(kept, report)}
+
     def work(cluster: Cluster) -> dict[str, Any]:
         installation = Installation(
             config_map_name=params["config_map_name"],
@@ -251,16 +276,18 @@ def main() -> None:
             openshift=is_openshift(cluster),
         )
         present = params["state"] == "present"
-        image_set = ImageSet(params["namespace"], installation.config_map_name)
+        image_set = ImageSet(params["namespace"], installation.config_map_name, installation.deployment_name)
         options = given_settings(module)
         reading = (
             merge_options(cluster, image_set, options) if present else from_options({"namespace": params["namespace"]})
         )
-        outcome = Outcome(require(reading))
+        outcome, told = Outcome(require(reading)), {}
         try:
             if present:
                 choices = Choices(**{name: params[name] for name in Choices.__annotations__})
                 install(cluster, installation, outcome.settings, choices, outcome, dry_run=module.check_mode)
+                if params["daemonset"]:
+                    told = keep(cluster, image_set, outcome, installation.openshift)
                 if params["wait"] and params["controller"] and not module.check_mode:
                     wait_for_controller(cluster, installation, params["namespace"], params["wait_timeout"])
             else:
@@ -273,8 +300,8 @@ def main() -> None:
                     timeout=params["wait_timeout"],
                 )
         except (ApiError, RuntimeError) as error:
-            raise Failure(error, _result(outcome, present)) from error
-        return {**_result(outcome, present), "notes": list(reading.notes) if present else []}
+            raise Failure(error, {**_result(outcome, present), **told}) from error
+        return {**_result(outcome, present), **told, "notes": list(reading.notes) if present else []}
 
     run(module, work)
 
