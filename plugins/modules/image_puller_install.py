@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_puller_install
-short_description: Install or remove everything of the Image Puller but its DaemonSet
+short_description: Install the Image Puller, or remove all of it but its DaemonSets
 version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
-    controller's Deployment, all in one call.
+    controller's Deployment, and with O(daemonset=true) the DaemonSet, all in one call.
   - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
     Image Puller. What others added to the objects stays.
   - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
@@ -74,6 +74,13 @@ options:
         DaemonSet.
     type: bool
     default: true
+  daemonset:
+    description:
+      - Whether to keep the DaemonSets, too, as M(kubecache.image_puller.image_puller_daemonset) does, and to return
+        what was done to them and how their images are. That spares a task of its own.
+      - With V(false) the DaemonSets are left to the controller or to that module. O(state=absent) never touches them.
+    type: bool
+    default: false
   deployment_priority_class_name:
     description:
       - PriorityClass of the controller's pod.
@@ -208,7 +215,7 @@ objects:
       type: str
       sample: ConfigMap k8s-image-puller/k8s-image-puller
     action:
-      description: One of V(none), V(created), V(patched), V(deleted).
+      description: One of V(none), V(created), V(patched), V(deleted), and for a DaemonSet V(recreated).
       type: str
       sample: created
     fields:
@@ -216,6 +223,16 @@ objects:
       type: list
       elements: str
       sample: ["data.IMAGES"]
+daemonset:
+  description:
+    - What M(kubecache.image_puller.image_puller_daemonset) returns with C(sets=all) of the DaemonSets and their images.
+      These were looked at before any waiting.
+  returned: when O(daemonset=true) and O(state=present), and the DaemonSet was looked at
+  type: dict
+  sample:
+    action: created
+    reasons: ["DaemonSet k8s-image-puller/kubernetes-image-puller does not exist"]
+    verdict: Progressing
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -255,6 +272,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     uninstall,
     wait_for_controller,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    errors_of,
+    keep_sets,
+    look_after,
+    members_of,
+    remove_left,
+    result_of,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -277,6 +302,7 @@ ARGUMENTS: dict[str, Any] = {
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
     "controller": {"type": "bool", "default": True},
+    "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
     "deployment_cpu_request": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_request},
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
@@ -318,15 +344,29 @@ def _present(
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
-    outcome = Outcome(plan.sets)
+    outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
+        if params["daemonset"]:
+            kept = keep_sets(
+                cluster,
+                members_of(image_set, live, outcome.sets, plan.leaving),
+                openshift=installation.openshift,
+                dry_run=module.check_mode,
+            )
+            left = remove_left(cluster, image_set, plan.leaving, dry_run=module.check_mode)
+            outcome.changes += [*(change for each in kept for change in each.changes), *left]
+            read_nodes = params["read_nodes"] is not False
+            reports = [look_after(cluster, each, read_nodes=read_nodes) for each in kept]
+            told = {"daemonset": result_of(kept, reports, left)}
+            if why := errors_of(kept):
+                raise RuntimeError(why)
         if params["wait"] and params["controller"] and not module.check_mode:
             wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
     except (ApiError, RuntimeError) as error:
-        raise Failure(error, _result_of_present(outcome, plan)) from error
-    return {**_result_of_present(outcome, plan), "notes": list(plan.notes)}
+        raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
+    return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
 
 
 def _absent(cluster: Cluster, module: AnsibleModule, installation: Installation) -> dict[str, Any]:
