@@ -144,6 +144,11 @@ EXAMPLES = r"""
           - key: nvidia.com/gpu
             operator: Exists
 
+- name: Install the Image Puller and its DaemonSet in one call, and wait for nothing
+  kubecache.image_puller.image_puller_install:
+    images: java11=registry.example.com/team/java11:2.1;
+    daemonset: true
+
 - name: Install into a namespace that is there, without rights outside it
   kubecache.image_puller.image_puller_install:
     namespace: team-cache
