@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Print the table of ``report``, or one for each of ``sets``, and the sentences of ``notes``; the result holds the same ``lines``."""
+        """Print ``report`` or each of ``sets``, and the sentences of ``notes``; the result holds the same ``lines``."""
         super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
             {

@@ -9,20 +9,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import imageset
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted, group_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
-    carry_out,
     config_maps,
-    desired_daemonset,
     installed_daemonsets,
-    observe,
+    keep,
     remove_former_daemonsets,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import decide
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     Reading,
@@ -31,7 +30,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 
 # From the weakest to the strongest, and from the best to the worst.
-ACTIONS = ("none", "patched", "created", "deleted", "recreated")
+ACTIONS = ("none", "patched", "restarted", "created", "deleted", "recreated")
 VERDICTS = ("Healthy", "NoMatchingNodes", "Progressing", "Degraded", "Absent", "InvalidSettings")
 
 
@@ -52,6 +51,8 @@ class Kept:
     member: Member
     changes: tuple[Change, ...] = ()  # Of the DaemonSet first, then of those that bore another name.
     reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    decision: Decision | None = None
     error: str = ""
 
 
@@ -96,6 +97,7 @@ def keep_sets(
     *,
     openshift: bool,
     recreate: str = "unhealthy",
+    read_nodes: bool = True,
     dry_run: bool = False,
 ) -> list[Kept]:
     """Make the DaemonSet of each set where it is missing, and mend it where it differs.
@@ -106,7 +108,7 @@ def keep_sets(
     kept = []
     for member in members:
         try:
-            kept.append(_keep(cluster, member, openshift, recreate, dry_run))
+            kept.append(_keep(cluster, member, openshift, recreate, read_nodes, dry_run))
         except (InvalidSettings, ApiError, RuntimeError) as error:
             if len(members) == 1 or (isinstance(error, ApiError) and not error.status):
                 raise
@@ -114,17 +116,24 @@ def keep_sets(
     return kept
 
 
-def _keep(cluster: Cluster, member: Member, openshift: bool, recreate: str, dry_run: bool) -> Kept:
+def _keep(cluster: Cluster, member: Member, openshift: bool, recreate: str, read_nodes: bool, dry_run: bool) -> Kept:
     settings = require(member.reading)
-    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-    desired = desired_daemonset(cluster, member.image_set, settings, live, openshift=openshift)
-    decision = decide(desired, live, recreate=recreate)
-    change = carry_out(cluster, decision, desired, live, dry_run=dry_run)
+    decision, change, warnings = keep(
+        cluster,
+        member.image_set,
+        settings,
+        openshift=openshift,
+        recreate=recreate,
+        read_nodes=read_nodes,
+        dry_run=dry_run,
+    )
     former = remove_former_daemonsets(cluster, member.image_set, settings, dry_run=dry_run)
     return Kept(
         member,
         (change, *(Change("deleted", "DaemonSet", name) for name in former)),
         (*decision.reasons, *change.notes, *(f"{name} has a former name and is deleted" for name in former)),
+        tuple(titled(member, warning) for warning in warnings),
+        decision,
     )
 
 
@@ -143,19 +152,17 @@ def remove_left(
 
 def look(cluster: Cluster, member: Member, *, read_nodes: bool) -> Report:
     """How the images of a set are now."""
-    settings = member.reading.settings
-    if settings is None:
+    if member.reading.settings is None:
         return Report("InvalidSettings", tuple(str(problem) for problem in member.reading.problems))
-    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-    return observe(cluster, settings.images, live, read_nodes=read_nodes)
+    return imageset.look(cluster, member.reading.settings, read_nodes=read_nodes)
 
 
-def look_after(cluster: Cluster, kept: Kept, *, read_nodes: bool) -> Report:
-    """How the images of a set are, after it was kept; where it could not be, the report says why."""
+def _concluded(kept: Kept, report: Report) -> Report:
+    """The report of a set with what only this call knows: that it could not be kept, or not now."""
     settings = kept.member.reading.settings
     if kept.error and settings:
         return Report("Degraded", (kept.error,), images=settings.images)
-    return look(cluster, kept.member, read_nodes=read_nodes)
+    return judged(report, kept.decision) if kept.decision and kept.decision.paused else report
 
 
 def errors_of(kept: Iterable[Kept]) -> str:
@@ -173,15 +180,17 @@ def result_of(
 ) -> dict[str, Any]:
     """What a module returns of DaemonSets and their images.
 
+    :param reports: how the images of each were afterwards.
     :param left: what was done to DaemonSets that are no set's any more.
     :param several: with False the report of the only set is that of the result, else each set has its own.
     """
-    told = [_told(each, report) for each, report in zip(kept, reports, strict=True)]
+    judgements = [_concluded(each, report) for each, report in zip(kept, reports, strict=True)]
+    told = [_told(each, report) for each, report in zip(kept, judgements, strict=True)]
     changes = [*(change for each in kept for change in each.changes), *left]
     reasons = [titled(each.member, reason) for each in kept for reason in each.reasons]
     reasons += [f"{change.name} belongs to no set any more" for change in left]
     verdict_reasons = [
-        titled(each.member, why) for each, report in zip(kept, reports, strict=True) for why in report.reasons
+        titled(each.member, why) for each, report in zip(kept, judgements, strict=True) for why in report.reasons
     ]
     sets = told if several else [{key: value for key, value in set_.items() if key != "report"} for set_ in told]
     return {
@@ -191,6 +200,7 @@ def result_of(
         "verdict_reasons": verdict_reasons,
         **total(told),
         "sets": sets,
+        "warnings": [warning for each in kept for warning in each.warnings],
         **({} if several else {"report": told[0]["report"]}),
     }
 

@@ -97,7 +97,7 @@ RETURN = r"""
 action:
   description:
     - What was done, or in check mode would be done; of several sets the strongest.
-    - One of V(none), V(created), V(patched), V(recreated), V(deleted).
+    - One of V(none), V(created), V(patched), V(restarted), V(recreated), V(deleted).
   returned: always
   type: str
   sample: created
@@ -217,7 +217,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     errors_of,
     keep_sets,
     look,
-    look_after,
     read_members,
     remove_left,
     result_of,
@@ -272,6 +271,7 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
         members,
         openshift=is_openshift(cluster),
         recreate=params["recreate"],
+        read_nodes=params["read_nodes"],
         dry_run=module.check_mode,
     )
     left = remove_left(cluster, image_set, dry_run=module.check_mode) if several else []
@@ -281,12 +281,11 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
         notes = [titled(member, note) for member in members for note in member.reading.notes]
         return {**told, "notes": notes, "diff": diff_of([*(c for each in kept for c in each.changes), *left])}
 
-    if why := errors_of(kept):
-        reports = [look_after(cluster, each, read_nodes=params["read_nodes"]) for each in kept]
-        raise Failure(RuntimeError(why), result(reports))
     observers = {
         member.title: functools.partial(look, cluster, member, read_nodes=params["read_nodes"]) for member in members
     }
+    if why := errors_of(kept):
+        raise Failure(RuntimeError(why), result([observe() for observe in observers.values()]))
     if not params["wait"] or module.check_mode:
         return result([observe() for observe in observers.values()])
     try:

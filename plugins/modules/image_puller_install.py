@@ -280,7 +280,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
     errors_of,
     keep_sets,
-    look_after,
+    look,
     members_of,
     remove_left,
     result_of,
@@ -354,17 +354,20 @@ def _present(
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
+            read_nodes = params["read_nodes"] is not False
             kept = keep_sets(
                 cluster,
                 members_of(image_set, live, outcome.sets, plan.leaving),
                 openshift=installation.openshift,
+                read_nodes=read_nodes,
                 dry_run=module.check_mode,
             )
             left = remove_left(cluster, image_set, plan.leaving, dry_run=module.check_mode)
             outcome.changes += [*(change for each in kept for change in each.changes), *left]
-            read_nodes = params["read_nodes"] is not False
-            reports = [look_after(cluster, each, read_nodes=read_nodes) for each in kept]
-            told = {"daemonset": result_of(kept, reports, left)}
+            reports = [look(cluster, each.member, read_nodes=read_nodes) for each in kept]
+            result = result_of(kept, reports, left)
+            outcome.warnings += result.pop("warnings")
+            told = {"daemonset": result}
             if why := errors_of(kept):
                 raise RuntimeError(why)
         if params["wait"] and params["controller"] and not module.check_mode:

@@ -28,10 +28,15 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils import inst
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
 from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, config_maps
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import Choices, Outcome, install
-from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import keep_daemonset, look
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    keep_sets,
+    look,
+    members_of,
+    remove_left,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
     HELPER_IMAGE,
@@ -213,10 +218,13 @@ class Benchmark:
         with self.namespace() as name:
             settings, api = self.settings(name), self.api()
             start = time.perf_counter()
-            outcome = Outcome(settings)
-            install(api, objects.Installation(), settings, Choices(), outcome)
-            keep_daemonset(api, ImageSet(name), outcome.settings, openshift=False)
-            look(api, outcome.settings, read_nodes=True)
+            outcome, image_set = Outcome(), ImageSet(name)
+            live = config_maps(api, image_set)
+            install(api, objects.Installation(), plan_of(settings), Choices(), outcome, live)
+            members = members_of(image_set, live, outcome.sets)
+            keep_sets(api, members, openshift=False)
+            remove_left(api, image_set)
+            look(api, members[0], read_nodes=True)
             return time.perf_counter() - start
 
     def writes_of_a_rerun(self) -> int:
