@@ -36,7 +36,7 @@ def tables(sets: Sequence[Mapping[str, Any]], width: int, notes: Iterable[str] =
     if len(sets) == 1:
         return table(sets[0]["report"], width, notes)
     healthy = sum(set_["report"]["verdict"] == "Healthy" for set_ in sets)
-    lines = [f"{healthy} of {len(sets)} sets of images are healthy"]
+    lines = [f"{healthy} of {len(sets)} sets of images {'is' if healthy == 1 else 'are'} healthy"]
     for set_ in sets:
         heading = f"Group {set_['group']}" if set_["group"] else f"ConfigMap {set_['config_map_name']}"
         lines += ["", heading, "-" * len(heading), *table(set_["report"], width)]
