@@ -93,12 +93,10 @@ def installed_daemonsets(cluster: Cluster, image_set: ImageSet, sets: Collection
 
 def _is_left_behind(cluster: Cluster, image_set: ImageSet, daemonset: Mapping[str, Any]) -> bool:
     main, name = image_set.config_map_name, daemonset["metadata"]["labels"][IMAGE_SET]
-    if name != main and not name.startswith(f"{main}-"):
-        return False
     owners = daemonset["metadata"].get("ownerReferences") or ()
-    if any(o["kind"] == "Deployment" and o["name"] != image_set.deployment_name for o in owners):
-        return False
-    return cluster.get("ConfigMap", name, image_set.namespace) is None
+    keepers = {owner["name"] for owner in owners if owner["kind"] == "Deployment"}
+    ours = image_set.deployment_name in keepers if keepers else name == main or name.startswith(f"{main}-")
+    return ours and cluster.get("ConfigMap", name, image_set.namespace) is None
 
 
 def controller_of(config_map: Mapping[str, Any] | None, image_set: ImageSet) -> str:

@@ -16,8 +16,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     config_maps,
-    installed_daemonsets,
     keep,
+    our_daemonsets,
     remove_former_daemonsets,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
@@ -137,16 +137,15 @@ def _keep(cluster: Cluster, member: Member, openshift: bool, recreate: str, read
     )
 
 
-def remove_left(
-    cluster: Cluster, image_set: ImageSet, leaving: Collection[str] = (), *, dry_run: bool = False
-) -> list[Change]:
-    """Delete the DaemonSets of sets that left an installation: their ConfigMap is gone, or is among ``leaving``."""
+def remove_left(cluster: Cluster, namespace: str, leaving: Collection[str], *, dry_run: bool = False) -> list[Change]:
+    """Delete the DaemonSets of the sets that leave an installation, whose ConfigMaps these are."""
     changes = []
-    for daemonset in installed_daemonsets(cluster, image_set, leaving):
-        data = daemonset["metadata"]
-        if not data.get("deletionTimestamp"):
-            cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=dry_run)
-            changes.append(Change("deleted", "DaemonSet", describe(daemonset), daemonset))
+    for name in leaving:
+        for daemonset in our_daemonsets(cluster, ImageSet(namespace, name)):
+            data = daemonset["metadata"]
+            if not data.get("deletionTimestamp"):
+                cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=dry_run)
+                changes.append(Change("deleted", "DaemonSet", describe(daemonset), daemonset))
     return changes
 
 
@@ -181,14 +180,14 @@ def result_of(
     """What a module returns of DaemonSets and their images.
 
     :param reports: how the images of each were afterwards.
-    :param left: what was done to DaemonSets that are no set's any more.
+    :param left: what was done to the DaemonSets of sets that left.
     :param several: with False the report of the only set is that of the result, else each set has its own.
     """
     judgements = [_concluded(each, report) for each, report in zip(kept, reports, strict=True)]
     told = [_told(each, report) for each, report in zip(kept, judgements, strict=True)]
     changes = [*(change for each in kept for change in each.changes), *left]
     reasons = [titled(each.member, reason) for each in kept for reason in each.reasons]
-    reasons += [f"{change.name} belongs to no set any more" for change in left]
+    reasons += [f"the set of {change.name} left the list" for change in left]
     verdict_reasons = [
         titled(each.member, why) for each, report in zip(kept, judgements, strict=True) for why in report.reasons
     ]

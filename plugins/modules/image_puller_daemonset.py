@@ -37,8 +37,8 @@ options:
     description:
       - V(one) means the set of the ConfigMap O(config_map_name).
       - V(all) means every set of the installation with this O(config_map_name) and O(deployment_name), its groups
-        included. What is wrong with one set keeps none of the others from being mended. The DaemonSets of sets whose
-        ConfigMap is gone are deleted. The settings are those of the ConfigMaps.
+        included. What is wrong with one set keeps none of the others from being mended. The settings are those of the
+        ConfigMaps.
     type: str
     choices: [one, all]
     default: one
@@ -218,7 +218,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     keep_sets,
     look,
     read_members,
-    remove_left,
     result_of,
     titled,
 )
@@ -274,12 +273,11 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
         read_nodes=params["read_nodes"],
         dry_run=module.check_mode,
     )
-    left = remove_left(cluster, image_set, dry_run=module.check_mode) if several else []
 
     def result(reports: list[Report]) -> dict[str, Any]:
-        told = result_of(kept, reports, left, several=several)
+        told = result_of(kept, reports, several=several)
         notes = [titled(member, note) for member in members for note in member.reading.notes]
-        return {**told, "notes": notes, "diff": diff_of([*(c for each in kept for c in each.changes), *left])}
+        return {**told, "notes": notes, "diff": diff_of(change for each in kept for change in each.changes)}
 
     observers = {
         member.title: functools.partial(look, cluster, member, read_nodes=params["read_nodes"]) for member in members

@@ -362,7 +362,7 @@ def _present(
                 read_nodes=read_nodes,
                 dry_run=module.check_mode,
             )
-            left = remove_left(cluster, image_set, plan.leaving, dry_run=module.check_mode)
+            left = remove_left(cluster, image_set.namespace, plan.leaving, dry_run=module.check_mode)
             outcome.changes += [*(change for each in kept for change in each.changes), *left]
             reports = [look(cluster, each.member, read_nodes=read_nodes) for each in kept]
             result = result_of(kept, reports, left)

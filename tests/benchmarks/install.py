@@ -35,7 +35,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     keep_sets,
     look,
     members_of,
-    remove_left,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
@@ -223,7 +222,6 @@ class Benchmark:
             install(api, objects.Installation(), plan_of(settings), Choices(), outcome, live)
             members = members_of(image_set, live, outcome.sets)
             keep_sets(api, members, openshift=False)
-            remove_left(api, image_set)
             look(api, members[0], read_nodes=True)
             return time.perf_counter() - start
 

@@ -69,7 +69,7 @@ def test_the_result_has_the_strongest_action_and_names_the_sets_of_its_sentences
     told = result_of(kept, [report("Healthy", "cached"), report("Progressing", reasons=("wait",))], [gone])
     assert told["changed"] is True
     assert told["action"] == "deleted"
-    assert told["reasons"] == ["group gpu: it does not exist", "DaemonSet ns/old belongs to no set any more"]
+    assert told["reasons"] == ["group gpu: it does not exist", "the set of DaemonSet ns/old left the list"]
     assert told["verdict_reasons"] == ["group gpu: wait"]
     assert [set_["action"] for set_ in told["sets"]] == ["none", "created"]
     assert "rows" not in told["sets"][0]["report"]
