@@ -44,9 +44,12 @@ options:
     default: one
   recreate:
     description:
-      - V(unhealthy) does the least violent thing that helps, and makes a DaemonSet that is being deleted again.
-      - V(always) deletes the DaemonSet and makes it again.
+      - V(unhealthy) does the least that helps. It makes a DaemonSet anew that is being deleted, or whose pods do not end
+        even by force. What that can't mend, as an image that can't be pulled, is reported only.
+      - V(always) deletes the DaemonSet and makes it again although nothing is wrong.
       - V(never) leaves a DaemonSet that is being deleted to whoever deletes it.
+      - What was made anew is not made anew within a pause that begins with a minute and doubles with each time, up to
+        an hour. A warning then says until when, and why.
     type: str
     choices: [unhealthy, always, never]
     default: unhealthy
