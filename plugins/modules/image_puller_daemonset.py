@@ -44,8 +44,8 @@ options:
     default: one
   recreate:
     description:
-      - V(unhealthy) does the least that helps. It makes a DaemonSet anew that is being deleted, or whose pods do not end
-        even by force. What that can't mend, as an image that can't be pulled, is reported only.
+      - V(unhealthy) does the least that helps. It makes a DaemonSet anew that is being deleted, or whose pods do not
+        end even by force. What that can't mend, as an image that can't be pulled, is reported only.
       - V(always) deletes the DaemonSet and makes it again although nothing is wrong.
       - V(never) leaves a DaemonSet that is being deleted to whoever deletes it.
       - What was made anew is not made anew within a pause that begins with a minute and doubles with each time, up to

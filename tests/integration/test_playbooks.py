@@ -126,6 +126,34 @@ def test_a_daemonset_that_is_asked_for_anew_is_made_once_and_then_guarded(module
     assert module("daemonset")["changed"] is False
 
 
+def test_a_roll_that_waits_for_a_controller_that_does_not_run_is_told(
+    cluster: Cluster, playbook: Playbook, module: Module, kubectl: Kubectl
+) -> None:
+    playbook("install", images=IMAGES)
+    nowhere = {
+        "strategy": {"type": "Recreate", "rollingUpdate": None},
+        "template": {"spec": {"nodeSelector": {"x": "y"}}},
+    }
+    kubectl.patch("deployment", DEPLOYMENT, {"spec": nowhere})
+
+    def available() -> int:
+        found = kubectl.get("deployment", DEPLOYMENT)
+        assert found
+        return int(found["status"].get("availableReplicas", 0))
+
+    eventually(lambda: available() == 0)
+    kubectl.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={IMAGE};again={IMAGE}"}})
+    assert module("daemonset")["action"] == "patched"
+    told = module("daemonset")
+    assert told["changed"] is False
+    assert told["verdict"] == "Progressing"
+    (warning,) = (w if isinstance(w, str) else w["event"]["msg"] for w in told["warnings"])
+    assert warning == (
+        "the change has reached 0 of 2 nodes, and goes on only with the controller, but Deployment "
+        f"{kubectl.namespace}/{DEPLOYMENT} is not available. Remedy: look at its pod, or install with controller=false"
+    )
+
+
 def test_a_health_check_that_may_fail_says_why(playbook: Playbook) -> None:
     absent = "registry.example.com/playbooks/java11:absent"
     told = playbook("install", images={"java11": absent}, controller=False, wait=False)
