@@ -142,7 +142,7 @@ def test_check_mode_names_what_a_group_would_bring_and_makes_none_of_it(
     told = playbook("install", "--check", "--diff", groups=GROUPS).stdout
     for name in (f"ConfigMap {namespace}/{CONFIG_MAP}-gpu", f"DaemonSet {namespace}/{DAEMONSET}-gpu"):
         assert f"+++ after: {name} (created)" in told
-    assert f"{CONFIG_MAP} (created)" not in told
+    assert f"ConfigMap {namespace}/{CONFIG_MAP} (created)" not in told
     assert cluster.kubectl("get", "namespace", namespace, "--ignore-not-found") == ""
 
 
