@@ -67,7 +67,7 @@ CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has jus
 TERMINATING = "the pod is terminating"
 
 # Above so many nodes only what needs attention is returned one by one, unless more is asked for.
-MANY_NODES = 100
+MANY_NODES, MANY_ROWS = 100, 2000
 # Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
 _ROWS_SPACE, _NODES_SPACE = 500_000, 200_000
 _GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
@@ -158,7 +158,8 @@ class Report:
         troubled = {row.node for row in problems}
         nodes = [n for n in self._nodes() if n["excused"] or n["skipped"] or n["name"] in troubled]
         nodes.sort(key=lambda node: not node["failed"])
-        return _within(_NODES_SPACE // share, nodes), _within(_ROWS_SPACE // share, (row.as_dict() for row in problems))
+        rows, left = _within(_ROWS_SPACE // share, [row.as_dict() for row in problems[:MANY_ROWS]])
+        return _within(_NODES_SPACE // share, nodes), (rows, left + max(0, len(problems) - MANY_ROWS))
 
     def _images(self) -> list[dict[str, Any]]:
         by_name: dict[str, list[Row]] = {image.name: [] for image in self.images}
@@ -197,17 +198,13 @@ def _fairly(rows: Iterable[Row]) -> list[Row]:
     return [row for *_rank, row in sorted(ranked, key=lambda rank: rank[:2])]
 
 
-def _within(space: int, items: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+def _within(space: int, items: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """The first items whose JSON has room in so many bytes, and how many are left out."""
-    kept: list[dict[str, Any]] = []
-    left = 0
-    for item in items:
+    for number, item in enumerate(items):
         space -= len(json.dumps(item)) + 2
         if space < 0:
-            left += 1
-        else:
-            kept.append(item)
-    return kept, left
+            return list(items[:number]), len(items) - number
+    return list(items), 0
 
 
 def _image(image: CachedImage, rows: Sequence[Row]) -> dict[str, Any]:
@@ -226,11 +223,9 @@ def _image(image: CachedImage, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _count(rows: Iterable[Row]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for row in rows:
-        found[row.state] += 1
-        found["held"] += row.held
-    return {state: found[state] for state in STATES} | {"held": found["held"]}
+    found = Counter((row.state, row.held) for row in rows)
+    counts = {state: found[state, False] + found[state, True] for state in STATES}
+    return {**counts, "held": found["cached", True]}
 
 
 def publish(report: Report) -> str:

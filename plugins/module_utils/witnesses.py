@@ -10,6 +10,7 @@ presence and never absence. Where nobody told, the state is ``waiting`` and the 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -239,6 +240,7 @@ def _helper_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+@functools.lru_cache(maxsize=1024)
 def _digest(image_id: str) -> str | None:
     """``sha256:...`` of an imageID such as ``repo@sha256:...`` or ``docker-pullable://repo@sha256:...``."""
     match = _DIGEST.search(image_id)
