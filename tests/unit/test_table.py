@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -150,7 +149,7 @@ rows_of_any_state = st.builds(
 def test_no_line_is_longer_than_the_terminal_or_more_than_ascii(
     reasons: tuple[str, ...], rows: list[Row], width: int
 ) -> None:
-    counted = [dataclasses.replace(r, class_=r.class_ or "other") if r.state == "failed" else r for r in rows]
+    counted = [r._replace(class_=r.class_ or "other") if r.state == "failed" else r for r in rows]
     for line in table(told("Degraded", counted, reasons), width):
         assert len(line) <= width
         assert line.isascii()
