@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One real cluster for all integration tests, and the ways in which users reach it: playbooks, modules, kubectl."""
+"""One real cluster for the tests of a worker, and the ways in which users reach it: playbooks, modules, kubectl."""
 
 from __future__ import annotations
 
@@ -64,9 +64,13 @@ class Install(Protocol):
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """The cluster, up, with our two images in its registry, and this process in its network."""
-    made = open_cluster(of_this_checkout("test"), nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
+def cluster(worker_id: str) -> Iterator[Cluster]:
+    """The cluster, up, with our two images in its registry, and this process in its network.
+
+    Tests spend most of their time waiting, so workers run side by side, each with a cluster of its own.
+    """
+    name = of_this_checkout(f"test-{worker_id}")
+    made = open_cluster(name, nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
     try:
         made.up()
         made.enter()
