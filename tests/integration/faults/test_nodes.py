@@ -112,13 +112,13 @@ def test_node_cordoned(cluster: Cluster, cache: Cache, added: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def dead(cluster: Cluster, cache: Cache, added: str) -> Iterator[str]:
+def dead(cluster: Cluster, cache: Cache, added: str) -> str:
     """That node again, with its kubelet gone for so long that the control plane has noticed; its pods go on."""
     before = cache.on_nodes()
     cluster.node(added).stop(runtime=False)
     eventually(lambda: node_of(cache, added).get("excused") == "the node is not ready", 120, pause=2)
     assert cache.on_nodes() == before
-    yield added
+    return added
 
 
 def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
