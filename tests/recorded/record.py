@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -114,7 +115,8 @@ class Recorder:
         """Create the DaemonSet."""
         labels = {"kubecache.io/daemonset": "cache"}
         containers = [{"name": NAME, "image": image, "imagePullPolicy": "IfNotPresent", **container}]
-        spec = {"terminationGracePeriodSeconds": 1, "nodeSelector": {"record": "yes"}, "containers": containers}
+        spec: Object = {"nodeSelector": {"record": "yes"}, "containers": containers}
+        spec |= {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False}
         daemonset = {
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
@@ -191,13 +193,6 @@ class Recorder:
     def unknown_host(self, namespace: str) -> None:
         self.case(namespace, "egistry.access.redhat.com/team/app:1", waits("ErrImagePull", "ImagePullBackOff"))
 
-    def hanging_registry(self, namespace: str) -> None:
-        self.cluster.registry_fault("hanging/", "hang")
-        self.make(namespace, "registry.example.com/hanging/app:1")
-        pulling = ("Pulling",)
-        self.wait("no pull", lambda: any(event["reason"] in pulling for event in self.get("events", namespace)))
-        self.write(namespace)
-
     def silent_name_server(self, namespace: str) -> None:
         self.case(namespace, "registry.hang.test/team/app:1", waits("ErrImagePull", "ImagePullBackOff"))
 
@@ -268,6 +263,14 @@ class Recorder:
         self.write(namespace)
         self.cluster.kubectl("delete", "pod", "user", "-n", namespace)
 
+    def hanging_registry(self, namespace: str) -> None:
+        """Late, because the kubelet pulls one image after another."""
+        self.cluster.registry_fault("hanging/", "hang")
+        self.make(namespace, "registry.example.com/hanging/app:1")
+        pulling = ("Pulling",)
+        self.wait("no pull", lambda: any(event["reason"] in pulling for event in self.get("events", namespace)))
+        self.write(namespace)
+
     def node_not_ready(self, namespace: str) -> None:
         """The last case: the node's kubelet is gone."""
         self.make(namespace, self.busybox)
@@ -295,6 +298,7 @@ CASES = CASES[CASES.index("healthy") :]
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # with the cluster
     cluster = open_cluster(of_this_checkout("record"), nodes=1, report=print)
     try:
         cluster.up()
