@@ -66,7 +66,7 @@ _CLASSES = (
         "not_found",
         r"not found|\bnotfound\b|(manifest|name)[ _]unknown|not known to registry|repository .*does not exist",
     ),
-    ("runtime", r"failed to (extract|unpack|apply)|unexpected media type|invalid tar|corrupt"),
+    ("runtime", r"failed to (extract|unpack|apply)|unexpected (media type|commit (digest|size))|invalid tar|corrupt"),
     (
         "network",
         r"connection refused|connection reset|timed? ?out|timeout|deadline exceeded|no route to host|\beof\b"
@@ -578,8 +578,11 @@ def _trouble(container: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str
     waiting = state.get("waiting")
     ended = state.get("terminated") or ((container.get("lastState") or {}).get("terminated") if waiting else None)
     if waiting or ended:
-        told = {**(ended or {}), **(waiting or {})}
-        return {"reason": told.get("reason"), "message": told.get("message") or (ended or {}).get("message")}
+        ended = ended or {}
+        told = {**ended, **(waiting or {})}
+        # The back-off is the same whatever ended; too little memory is worth its own word.
+        reason = "OOMKilled" if ended.get("reason") == "OOMKilled" else told.get("reason")
+        return {"reason": reason, "message": told.get("message") or ended.get("message")}
     return {}
 
 

@@ -81,15 +81,20 @@ def waits(*reasons: str) -> Pod:
     """A pod whose container waits for one of these reasons."""
 
     def told(pod: Mapping[str, Any]) -> bool:
-        statuses = pod.get("status", {}).get("containerStatuses") or ()
-        return any((status["state"].get("waiting") or {}).get("reason") in reasons for status in statuses)
+        return any((status["state"].get("waiting") or {}).get("reason") in reasons for status in statuses(pod))
 
     return told
 
 
 def runs(pod: Mapping[str, Any]) -> bool:
     """A pod whose container runs."""
-    return any("running" in status["state"] for status in pod.get("status", {}).get("containerStatuses") or ())
+    return any("running" in status["state"] for status in statuses(pod))
+
+
+def statuses(pod: Mapping[str, Any]) -> list[Object]:
+    """Of the pod's containers, as far as there are any."""
+    told: list[Object] = pod.get("status", {}).get("containerStatuses") or []
+    return told
 
 
 class Recorder:
@@ -223,10 +228,8 @@ class Recorder:
 
     def oom_killed(self, namespace: str) -> None:
         def killed(pod: Mapping[str, Any]) -> bool:
-            statuses = pod.get("status", {}).get("containerStatuses") or ()
-            return any(
-                (status["lastState"].get("terminated") or {}).get("reason") == "OOMKilled" for status in statuses
-            )
+            ended = [status["lastState"].get("terminated") or {} for status in statuses(pod)]
+            return waits("CrashLoopBackOff")(pod) and any(end.get("reason") == "OOMKilled" for end in ended)
 
         resources = {"limits": {"memory": "20Mi"}}
         self.case(namespace, self.busybox, killed, command=["tail", "/dev/zero"], resources=resources)
