@@ -14,7 +14,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ image: setup ## The controller's and the helper's image, as OCI archives in buil
 
 bench-install: setup image ## How long an installation takes, compared with other ways
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)
+
+bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build
