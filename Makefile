@@ -5,6 +5,7 @@
 SHELL := /bin/sh
 PY := build/venv/bin/python
 WORKERS := 2
+TESTS := tests/integration
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAGES := lint unit sanity galaxy integration molecule
 
@@ -47,7 +48,7 @@ galaxy: setup ## Build the collection, install it elsewhere, find everything the
 
 # Files are shared out to the workers, each of which has a cluster of its own.
 integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
-	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(SPREAD) $(ARGS)
+	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py $(SPREAD) $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
