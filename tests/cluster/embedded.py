@@ -293,11 +293,14 @@ class EmbeddedCluster(Cluster):
                 "kubelet-client-key": str(pki / "admin.key"),
                 "enable-admission-plugins": "NodeRestriction",
             }
+        # There is one of each; a lease that was lost while the API server was away would end it.
+        manager = {"leader-elect": "false"}
+        if self._wanted and not self._simulated:  # kwokctl gives thousands of simulated nodes an hour each
+            manager |= {"node-monitor-period": "5s", "node-monitor-grace-period": "40s"}
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},
-            # There is one of each; a lease that was lost while the API server was away would end it.
-            "kube-controller-manager": {"leader-elect": "false"},
+            "kube-controller-manager": manager,
             "kube-scheduler": {"leader-elect": "false"},
             "kwok-controller": {
                 "manage-all-nodes": "false",
