@@ -81,9 +81,9 @@ class Cache(Kubectl):
         return [container["image"] for container in self.daemonset()["spec"]["template"]["spec"]["containers"]]
 
     def controller(self) -> dict[str, Any]:
-        """The pod of the controller."""
-        (pod,) = self.controllers()
-        return pod
+        """The pod of the controller, which may just have been replaced."""
+        eventually(lambda: len(self.controllers()) == 1)
+        return self.controllers()[0]
 
     def controllers(self) -> list[dict[str, Any]]:
         """All pods of the controller that do not end."""
@@ -96,7 +96,8 @@ class Cache(Kubectl):
 
     def log(self) -> str:
         """What the controller says."""
-        return self.cluster.kubectl("logs", "-n", self.namespace, self.controller()["metadata"]["name"])
+        name = self.controller()["metadata"]["name"]
+        return self.cluster.kubectl("logs", "-n", self.namespace, name, check=False)
 
     def kill_controller(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send its process a signal."""

@@ -49,7 +49,7 @@ def test_one_image_that_never_arrives_beside_others_that_do(cluster: Cluster) ->
     with installed(cluster, {"java11": JAVA}) as cache:
         before = cache.held()
         cluster.push(LATER)
-        cluster.registry_fault("faults/never", "hang")
+        cluster.registry_fault("faults/never", "error", status=503)
         try:
             images = f"never=registry.example.com/faults/never:1;java11={JAVA};later={LATER}"
             cache.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": images}})
