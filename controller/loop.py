@@ -142,7 +142,9 @@ class Controller:
                 keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
                 self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
-            log.info("%s: it is no set of this controller any more", name)
+            gone = config_maps.complete and config_maps.get(name) is None
+            why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
+            log.info("%s: no set of this controller any more: %s", name, why)
             self._sets = {other: both for other, both in self._sets.items() if other != name}
             self.metrics.forget(name)
 
