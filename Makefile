@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PY := build/venv/bin/python
+WORKERS := 2
+TESTS := tests/integration
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAGES := lint unit sanity galaxy integration molecule
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
@@ -43,8 +46,9 @@ sanity: setup ## ansible-test sanity, all of it, on the built collection
 galaxy: setup ## Build the collection, install it elsewhere, find everything there
 	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
 
-integration: setup image ## Tests on a real cluster, which they start and stop
-	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(ARGS)
+# Files are shared out to the workers, each of which has a cluster of its own.
+integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
+	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py $(SPREAD) $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
