@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan, sets_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP, IMAGE_SET
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings, to_config_map
 
 MAIN = "k8s-image-puller"
@@ -207,7 +207,10 @@ def test_the_sets_of_an_installation_are_its_own_and_those_of_no_other() -> None
         config_map("theirs", deployment="other"),
         config_map("hand-made"),
         config_map("main", deployment="other"),
+        {"metadata": {"name": "of-an-application", "labels": {"app": "shop"}}},
     ]
+    for one in found[:3]:
+        one["metadata"]["labels"] |= {IMAGE_SET: "whatever"}
     assert list(sets_of(found, "main", "mine")) == ["main", "hand-made", "z"]
 
 
