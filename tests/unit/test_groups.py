@@ -30,9 +30,8 @@ def plan(groups: object, live: Any = None, **options: Any) -> Plan:
     return read_plan({**OPTIONS, **options}, groups, MAIN, live)
 
 
-def config_map(name: str, group: str = "", images: str = "old=r.io/old:1", deployment: str = "") -> dict[str, Any]:
+def config_map(name: str, group: str = "", images: str = "old=r.io/old:1") -> dict[str, Any]:
     labels = {GROUP: group} if group else {}
-    labels |= {DEPLOYMENT: deployment} if deployment else {}
     return {"metadata": {"name": name, "labels": labels}, "data": {"IMAGES": images}}
 
 
