@@ -22,7 +22,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    DEPLOYMENT,
     GROUP,
     MANAGED_BY,
     MANAGER,
@@ -113,7 +112,6 @@ def install(
 def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
     """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
     made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
-    made["metadata"]["labels"] |= {DEPLOYMENT: installation.deployment_name}
     made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
     return made
 
