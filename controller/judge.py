@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess, publish
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, MANAGER, STATUS, metadata
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import judged
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable, judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 from controller.clock import jittered
 from controller.digest import Digest, Told, transitions
@@ -41,7 +42,8 @@ class Judge:
         self._not_before = 0.0
         self._due = 0.0
         self._published_at = float("-inf")
-        self._to_publish: tuple[Object, str] | None = None
+        self._published = ""  # The verdict
+        self._to_publish: tuple[Object, str, str] | None = None
         self._rolling = ""
         self._logged_at = float("-inf")
         self._rested_until = float("-inf")
@@ -69,7 +71,7 @@ class Judge:
             now = self._world.clock.monotonic()
             self._not_before = now + max(_LEAST, cost * _SHARE)
             settled = report is not None and report.verdict in _SETTLED and not report.excused
-            self._due = now + (jittered(self._interval()) if settled else max(_UNSETTLED, cost * 2 * _SHARE))
+            self._due = now + (jittered(self._interval()) if settled else max(_UNSETTLED, cost * 5 * _SHARE))
         if self._to_publish and self._world.clock.monotonic() >= self._publishing_at():
             self._publish(*self._to_publish)
 
@@ -87,9 +89,15 @@ class Judge:
                 self._tell(report, live)
             return report
         scope = self._world.scope(settings.namespace)
-        if not all(watch.known for watch in (*scope.watches, self._world.nodes)):
-            return None
+        if scope.pods.denied or not all(watch.known for watch in (*scope.watches, self._world.nodes)):
+            return None  # Without pods nothing is known of images.
         live = scope.daemonsets.get(settings.daemonset_name)
+        if scope.daemonsets.denied:
+            live = self._world.cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
+        if live is not None and not is_adoptable(live):  # Nothing is written on what is not ours.
+            report = Report("Degraded", self._keeper.decision.reasons)
+            self._tell(report, None)
+            return report
         view, before = self._view(settings, scope, live), self._keeper.view
         if before is None or view.report != before.report or view.report.verdict not in _SETTLED:
             self._keeper.judged(view)
@@ -107,11 +115,9 @@ class Judge:
             return View(None, [], report, complete)
         uid = live["metadata"]["uid"]
         pods = [p for p in scope.pods.all() if any(o["uid"] == uid for o in p["metadata"]["ownerReferences"])]
-        events = scope.events.of(uid, (pod["metadata"]["uid"] for pod in pods))
+        events = scope.events.told.of(uid, (pod["metadata"]["uid"] for pod in pods))
         now, grace = self._world.clock.now(), Grace.of(settings)
         report = assess(settings.images, live, pods, nodes, events, now=now, grace=grace)
-        unsettled = {row.node for row in report.rows if not row.held}
-        scope.events.forget(pod["metadata"]["uid"] for pod in pods if pod["spec"].get("nodeName", "") not in unsettled)
         return View(live, pods, report, complete)
 
     def _unusable(self) -> tuple[Report | None, Object | None]:
@@ -128,10 +134,10 @@ class Judge:
 
     def _tell(self, report: Report, live: Object | None) -> None:
         digest = Digest.of(report)
-        about = live or self._keeper.about()
+        about = self._keeper.about if live is None else functools.partial(dict, live)
         before = "" if live is None else _verdict_of(live)
         for told in transitions(self.digest, digest, before):
-            self._world.recorder.tell(lambda: about, told)
+            self._world.recorder.tell(about, told)
         self._tell_roll(about)
         self._log(digest)
         self.digest = digest
@@ -139,8 +145,8 @@ class Judge:
         text = publish(report)
         self._to_publish = None
         if live is not None and not live["metadata"].get("deletionTimestamp") and _published(live) != text:
-            self._to_publish = (live, text)
-            if report.verdict != before:
+            self._to_publish = (live, report.verdict, text)
+            if report.verdict not in (before, self._published):  # What is written may not be in the cache yet.
                 self._published_at = float("-inf")
 
     def _log(self, digest: Digest) -> None:
@@ -149,7 +155,7 @@ class Judge:
         if (news or now - self._logged_at > _LOGGED) and self._keeper.say("verdict", digest.sentence()):
             self._logged_at = now
 
-    def _tell_roll(self, about: Mapping[str, Any]) -> None:
+    def _tell_roll(self, about: Callable[[], Object]) -> None:
         """Events for the begin, the stop and the end of a roll."""
         step = self._keeper.step
         now = "RollStopped" if step.stopped else "RollStarted" if step.old else ""
@@ -158,19 +164,19 @@ class Judge:
         self._world.metrics.roll_stopped.labels(self._keeper.names.config_map_name).set(bool(step.stopped))
         type_, reason = "Warning" if step.stopped else "Normal", now or "RollFinished"
         told = Told(type_, reason, step.sentence or "the change has reached every node")
-        self._world.recorder.tell(lambda: about, told)
+        self._world.recorder.tell(about, told)
         self._rolling = now
 
     def _publishing_at(self) -> float:
         return max(self._published_at + _PUBLISHED, self._rested_until)
 
-    def _publish(self, live: Object, text: str) -> None:
+    def _publish(self, live: Object, verdict: str, text: str) -> None:
         """Write the annotation by a manager of its own, on this very DaemonSet."""
         self._to_publish = None
         data = live["metadata"]
         named = {key: data[key] for key in ("name", "namespace", "uid")}
         body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {**named, "annotations": {STATUS: text}}}
-        self._published_at = self._world.clock.monotonic()
+        self._published, self._published_at = verdict, self._world.clock.monotonic()
         try:
             self._world.cluster.apply(body, f"{MANAGER}.status")
         except ApiError as error:

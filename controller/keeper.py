@@ -178,15 +178,16 @@ class Keeper:
             self.say("settings", f"the settings can't be used, and what runs stays: {problems}", logging.ERROR)
             return self._interval()
         self.say("settings", f"entries of the settings are left out: {problems}" if problems else "", logging.ERROR)
-        settings = self.settings = reading.settings
+        settings = reading.settings
         if other := self._claimed(settings.daemonset_name):
-            self.say(
-                "decision",
-                f"refuse: ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
+            self.settings = None
+            self.problems = (
+                f"ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
                 "Remedy: write another DAEMONSET_NAME in one of them",
-                logging.ERROR,
             )
+            self.say("decision", f"refuse: {self.problems[0]}", logging.ERROR)
             return self._interval()
+        self.settings = settings
         pause = self._keep(settings)
         self._remove_former(settings)
         return pause
@@ -195,15 +196,14 @@ class Keeper:
         cached = self._world.cached
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         desired, decision, _config_map = self._decide(cached, settings, live)
-        if decision.action not in _QUIET and self._fingerprint(desired, live, decision) != self._rewritten:
+        if decision.action not in _QUIET:
             cached.renew()
             live = self._world.cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
             desired, decision, config_map = self._decide(self._world.cluster, settings, live)
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
                 return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
-        if decision.action in _QUIET:
-            self._tell(decision)
+        self._tell(decision)
         self.decision = decision
         paused = (self._world.clock.now().timestamp() + (decision.again or 0.0)) if decision.paused else 0.0
         self._world.metrics.paused_until.labels(self.names.config_map_name).set(paused)
@@ -228,10 +228,12 @@ class Keeper:
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told
         observed = self._observed(settings, live)
-        decision = decide(
-            desired, observed, now=world.clock.now(), guard=self._guard, max_unavailable=settings.max_unavailable
-        )
-        if observed.complete:
+        more: dict[str, Any] = {"guard": self._guard, "max_unavailable": settings.max_unavailable}
+        decision = decide(desired, observed, now=world.clock.now(), **more)
+        if live and decision.action == "patch" and self._fingerprint(desired, live, decision) == self._rewritten:
+            # What admission made of it is as good as it gets.
+            decision = decide(live, observed, now=world.clock.now(), **more)
+        if observed.complete and decision.action in ("none", "roll") and not decision.paused:
             self.step = decision.step
         return desired, decision, config_map
 
@@ -256,7 +258,8 @@ class Keeper:
             reasons = "; ".join(decision.reasons)
             log.info("%s: %s %s: %s", name, change.action, change.name, reasons)
             world.metrics.actions.labels(name, decision.action).inc()
-            world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
+            if decision.action != "roll":  # The begin, a stop and the end of a roll are told where it is judged.
+                world.recorder.tell(self.about, Told("Normal", change.action.capitalize(), reasons))
             self._said["decision"] = self._said["admission"] = ""
             self.say("notes", notes, logging.WARNING)
         elif notes:

@@ -94,12 +94,12 @@ class Controller:
     def _keep(self) -> float:
         """A pass over each set for which it is due; when the next is."""
         self._find_sets()
-        now, woken_at = self._clock.monotonic(), self._woken_at
+        now = self._clock.monotonic()
+        woken_at, self._woken_at = self._woken_at, None
         for keeper, judge in list(self._sets.values()):
             if keeper.due <= now:
                 if woken_at is not None:
-                    self.metrics.delayed(now - woken_at, self._longest)
-                    self._woken_at = woken_at = None
+                    self.metrics.delayed(self._clock.monotonic() - woken_at, self._longest)
                 with self.metrics.passes.time():
                     news = keeper.run()
                 if news:
@@ -116,6 +116,7 @@ class Controller:
                 try:
                     if judge.due <= self._clock.monotonic():
                         judge.run()
+                        self._world.tidy()
                         self._wake.set()
                 except Exception:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
@@ -141,7 +142,9 @@ class Controller:
                 keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
                 self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
-            log.info("%s: it is no set of this controller any more", name)
+            gone = config_maps.complete and config_maps.get(name) is None
+            why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
+            log.info("%s: no set of this controller any more: %s", name, why)
             self._sets = {other: both for other, both in self._sets.items() if other != name}
             self.metrics.forget(name)
 

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import logging
-import re
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from controller.clock import Clock, jittered
-from controller.slim import Object
+from controller.slim import Object, ToldEvents
 
 log = logging.getLogger("image-puller")
 
@@ -22,7 +20,7 @@ PAGE = 20  # Objects: a pod of 20 images takes 17 kB of JSON, and five times as 
 _SECONDS = 240.0  # That a watch is asked to last.
 _RETRY = (0.25, 30.0)  # First and longest pause after an error.
 _SHORT = 1.0
-_ASK_AGAIN = 600.0  # Until a right that is missing is asked for again.
+_ASK_AGAIN = (10.0, 600.0)  # First and longest pause until a right that is missing is asked for again.
 _POLL = 60.0  # Where objects may be listed and not be watched.
 
 
@@ -118,10 +116,14 @@ class Watch:
             self._may_not(error)
             return ""
         self._broken = True
-        first, longest = _RETRY
-        self._failures += 1
-        self._clock.sleep(jittered(min(longest, first * 2.0**self._failures), 0.25))
+        self._pause(*_RETRY)
         return version
+
+    def _pause(self, first: float, longest: float) -> None:
+        """Longer after each failure, up to the next success."""
+        pause = min(longest, first * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        self._clock.sleep(jittered(pause, 0.25))
 
     def _may_not(self, error: ApiError) -> None:
         """Poll where only watching is forbidden, else ask again much later; without a right nothing is known."""
@@ -134,7 +136,7 @@ class Watch:
         self._replace({})
         if first:
             self._changed(None, None)
-        self._clock.sleep(jittered(_ASK_AGAIN))
+        self._pause(*_ASK_AGAIN)
 
     def _list(self) -> str:
         """Read everything; the version to watch from."""
@@ -201,41 +203,17 @@ class Watch:
             self._objects = objects
 
 
-_REFUSED = 100  # DaemonSets of which it is kept that their pods can't be created.
 # What is told of pods and DaemonSets besides what is looked for; field selectors know only "and".
 _UNTOLD = ("Created", "Started", "Scheduled", "Killing", "BackOff", "SuccessfulCreate", "SuccessfulDelete")
-_PULL = re.compile(r'^(?:Pulling image|Successfully pulled image|Container image|Failed to pull image) "([^"]+)"')
-_PULLED = re.compile(r'^(Successfully pulled image "[^"]+")')
 
 
 class EventWatch(Watch):
-    """What the cluster tells, from now on, of pulls on nodes and of pods that can't be created.
+    """What the cluster tells, from now on, of pulls on nodes and of pods that can't be created."""
 
-    Of each image of each pod only the last event is kept, and none of pods that are gone.
-
-    :param pods: the uids of the pods that are there.
-    """
-
-    def __init__(self, *arguments: Any, pods: Callable[[], Iterable[str]], **named: Any) -> None:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         fields = ",".join(f"reason!={reason}" for reason in _UNTOLD)
         super().__init__(*arguments, slim=lambda event: None, fields=fields, **named)
-        self._pods = pods
-        self._pulls: dict[str, dict[str, tuple[str, str]]] = {}
-        self._refused: dict[str, Object] = {}
-
-    def of(self, daemonset_uid: str, pods: Iterable[str]) -> Iterator[Object]:
-        """The events of a DaemonSet and of its pods, by their uids, as ``health.assess`` reads them."""
-        if refused := self._refused.get(daemonset_uid):
-            yield refused
-        for uid in pods:
-            for message, time in list(self._pulls.get(uid, {}).values()):
-                yield {"involvedObject": {"uid": uid}, "message": message, "lastTimestamp": time, "metadata": {}}
-
-    def forget(self, settled: Iterable[str]) -> None:
-        """Drop what was told of pods all of whose images are held, and of those that are gone."""
-        there = set(self._pods()) - set(settled)
-        with self._lock:
-            self._pulls = {uid: told for uid, told in self._pulls.items() if uid in there}
+        self.told = ToldEvents()
 
     def _list(self) -> str:
         """Nothing of the past: an hour of events of thousands of pods tells little that their statuses don't."""
@@ -246,22 +224,5 @@ class EventWatch(Watch):
         return version
 
     def _take(self, type_: str, obj: Mapping[str, Any]) -> None:
-        about, message = obj.get("involvedObject") or {}, obj.get("message") or ""
-        uid = about.get("uid", "")
-        time = obj.get("lastTimestamp") or obj.get("eventTime") or obj["metadata"].get("creationTimestamp") or ""
-        if type_ == "DELETED" or not uid:
-            return
-        if about.get("kind") == "DaemonSet" and obj.get("reason") == "FailedCreate":
-            kept = {"involvedObject": {"uid": uid}, "reason": "FailedCreate", "message": message}
-            self._refused[uid] = {**kept, "lastTimestamp": time, "metadata": {}}
-            if len(self._refused) > _REFUSED:
-                self._refused.pop(next(iter(self._refused)))
-        elif about.get("kind") == "Pod" and (match := _PULL.match(message)):
-            # How long it took makes each message another one, and is nothing that is judged.
-            pulled = _PULLED.match(message)
-            told = (sys.intern(pulled.group(1) if pulled else message), sys.intern(time))
-            with self._lock:
-                self._pulls.setdefault(uid, {})[sys.intern(match.group(1))] = told
-        else:
-            return
-        self._changed(None, {"kind": "Event", "involvedObject": about})
+        if type_ != "DELETED" and self.told.take(obj):
+            self._changed(None, {"kind": "Event"})

@@ -34,7 +34,7 @@ class Scope:
         self._clock = clock
         self.daemonsets: Watch = make(Watch, "DaemonSet", namespace, slim=slim_daemonset)
         self.pods: Watch = make(Watch, "Pod", namespace, slim=pod_slimmer(share), labels=self._labels)
-        self.events: EventWatch = make(EventWatch, "Event", namespace, pods=self._pod_uids)
+        self.events: EventWatch = make(EventWatch, "Event", namespace)
 
     @property
     def watches(self) -> tuple[Watch, ...]:
@@ -47,8 +47,15 @@ class Scope:
         selectors = [d["spec"]["selector"].get("matchLabels") or {} for d in self.daemonsets.all() if is_adoptable(d)]
         return DAEMONSET if all(DAEMONSET in selector for selector in selectors) else ""
 
-    def _pod_uids(self) -> list[str]:
-        return [pod["metadata"]["uid"] for pod in self.pods.all()]
+    def forget_told(self) -> None:
+        """Drop what was told of pods all of whose containers run, and of what is gone: statuses tell more by now."""
+        pods = (pod["metadata"]["uid"] for pod in self.pods.all() if not _all_run(pod))
+        self.events.told.forget_others([d["metadata"]["uid"] for d in self.daemonsets.all()], pods)
+
+
+def _all_run(pod: Object) -> bool:
+    statuses = pod["status"].get("containerStatuses") or ()
+    return len(statuses) == len(pod["spec"]["containers"]) and all("running" in s.get("state", {}) for s in statuses)
 
 
 class Cached(Cluster):
@@ -131,6 +138,13 @@ class World:
         """All of them."""
         with self._lock:
             return [self.config_maps, self.nodes, *(w for scope in self._scopes.values() for w in scope.watches)]
+
+    def tidy(self) -> None:
+        """Drop what nobody will ask for any more."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        for scope in scopes:
+            scope.forget_told()
 
     def openshift(self) -> bool:
         """Whether the cluster is OpenShift; asked once."""

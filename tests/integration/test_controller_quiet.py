@@ -21,6 +21,7 @@ from .conftest import CONFIG_MAP, DAEMONSET, Install, Kubectl, Module, eventuall
 from .test_controller import controller_pod, images, log
 
 JAVA, MIRRORED = "registry.example.com/quiet/java11:2.1", "registry.example.com/mirror/java11:2.1"
+THEIA = "registry.example.com/quiet/theia:2.1"
 HOURS, SPEED = 24, 2880  # Simulated hours, and how many of their seconds pass in one.
 FAST = """
 import json, sys
@@ -116,6 +117,7 @@ def test_what_admission_rewrites_is_said_once_and_not_fought(
 ) -> None:
     cluster.push(JAVA)
     cluster.push(MIRRORED)
+    cluster.push(THEIA)
     module("install", images={"java11": JAVA})
     eventually(lambda: kubectl.get("daemonset", DAEMONSET))
     assert images(kubectl) == [MIRRORED]
@@ -130,6 +132,8 @@ def test_what_admission_rewrites_is_said_once_and_not_fought(
     assert kubectl.daemonset()["metadata"]["generation"] == generation
     assert not [e for e in of_the_controller(cluster, mark, kubectl.namespace) if e["verb"] not in ("get", "list")]
     assert log(cluster, kubectl).count("changed by admission") == 1
+    kubectl.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};theia={THEIA}"}})
+    eventually(lambda: all(cluster.node(node).has_image(THEIA) for node in cluster.nodes), seconds=60)
 
 
 def free_port() -> int:

@@ -106,7 +106,7 @@ def test_a_set_of_another_installation_is_not_touched(cluster: Cluster, installe
     one_pod(installed, "gpu")
     label = f"{DEPLOYMENT_LABEL}=another"
     cluster.kubectl("label", "configmap", f"{CONFIG_MAP}-gpu", label, "--overwrite", "-n", installed.namespace)
-    eventually(lambda: f"{CONFIG_MAP}-gpu: it is no set of this controller any more" in log(cluster, installed))
+    eventually(lambda: f"{CONFIG_MAP}-gpu: no set of this controller any more" in log(cluster, installed))
     before: dict[str, Any] | None = installed.get("daemonset", f"{DAEMONSET}-gpu")
     assert before
     installed.patch("configmap", f"{CONFIG_MAP}-gpu", {"data": {"IMAGES": f"more={MORE}"}})

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
-from controller.slim import Shared, node_slimmer, pod_slimmer
-from tests.unit.objects import JAVA, NOW, THEIA, desired, node, pod, running, served, waiting
+from controller.slim import Shared, ToldEvents, node_slimmer, pod_slimmer
+from tests.unit.objects import JAVA, NOW, THEIA, desired, event, node, pod, running, served, waiting
 
 IMAGES = (JAVA, THEIA)
 MOMENT = datetime(2026, 11, 20, 12, 5, tzinfo=timezone.utc)
@@ -91,6 +91,50 @@ def test_what_is_left_out_changes_no_judgement_and_no_step(
     kept = assess(IMAGES, DAEMONSET, slim_pods, slim_nodes, now=now)
     assert _untimed(kept) == _untimed(whole)
     assert next_step(DAEMONSET, slim_pods, kept, "1", now) == next_step(DAEMONSET, pods, whole, "1", now)
+
+
+_MESSAGES = [
+    f'Pulling image "{JAVA.image}"',
+    f'Successfully pulled image "{JAVA.image}" in 33ms (61ms including waiting). Image size: 1185181 bytes.',
+    f'Container image "{JAVA.image}" already present on machine and can be accessed by the pod',
+    f'Failed to pull image "{JAVA.image}": {JAVA.image}: not found',
+    f'Failed to pull image "{THEIA.image}": dial tcp: lookup registry.example.com: no such host',
+    "Error: ErrImagePull",
+    "exceeded quota: pods",
+]
+_events = st.builds(
+    lambda message, about, at: {
+        **event(message, f"uid-{about}", f"2026-11-20T12:00:{at:02d}Z"),
+        "involvedObject": {"kind": "Pod", "uid": f"uid-{about}"},
+    },
+    st.sampled_from(_MESSAGES),
+    st.sampled_from(["node-1", "node-2", "of-somebody-else"]),
+    st.integers(0, 59),
+)
+
+
+@given(events=st.lists(_events, max_size=8, unique_by=lambda told: str(told["lastTimestamp"])))
+def test_of_events_the_last_of_each_image_is_enough(events: list[dict[str, Any]]) -> None:
+    pods, nodes = [_owned(pod(f"node-{number}"), "1") for number in (1, 2)], [node("node-1"), node("node-2")]
+    told = ToldEvents()
+    for one in events:
+        told.take(one)
+    of_pods = [pod["metadata"]["uid"] for pod in pods]
+    told.forget_others([], of_pods)
+    kept = told.of("daemonset", of_pods)
+    assert len(kept) <= len(pods) * len(IMAGES)
+    few, all_of_them = (assess(IMAGES, DAEMONSET, pods, nodes, given, now=MOMENT) for given in (kept, events))
+    rows = [(row.node, row.name, row.state, row.class_, row.message) for row in few.rows]
+    assert rows == [(row.node, row.name, row.state, row.class_, row.message) for row in all_of_them.rows]
+
+
+def test_that_pods_can_not_be_created_is_kept_for_the_daemonset_and_dropped_with_it() -> None:
+    told = ToldEvents()
+    refused = {**event("exceeded quota", "daemonset", reason="FailedCreate")}
+    assert told.take({**refused, "involvedObject": {"kind": "DaemonSet", "uid": "daemonset"}})
+    assert [one["message"] for one in told.of("daemonset", [])] == ["exceeded quota"]
+    told.forget_others([], [])
+    assert not told.of("daemonset", [])
 
 
 def test_pods_of_others_are_not_kept() -> None:
