@@ -34,7 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     from_options,
     require,
 )
-from tests.benchmarks.install import running
+from tests.benchmarks.install import plan_of, running
 from tests.cluster import Cluster
 from tests.running import ROOT, WRITES, ansible_environment
 
@@ -191,7 +191,7 @@ class Benchmark:
     def install(self) -> None:
         """The installation, with the controller on the real node."""
         installation = objects.Installation()
-        install(self.api, installation, self.settings, Choices(), Outcome(self.settings))
+        install(self.api, installation, plan_of(self.settings), Choices(), Outcome(), {})
         here = {"kubernetes.io/hostname": self.cluster.nodes[0]}
         patch = {"spec": {"template": {"spec": {"nodeSelector": here}}}}
         self.api.merge("Deployment", installation.deployment_name, NAMESPACE, patch)
