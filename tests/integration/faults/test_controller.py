@@ -94,7 +94,7 @@ def test_sigterm_while_the_api_server_is_away(cluster: Cluster, cache: Cache) ->
         cluster.component_start("kube-apiserver")
     cache.obeys()
     assert cache.held() == before
-    assert cache.restarts() > restarts
+    eventually(lambda: cache.restarts() > restarts)
 
 
 def test_two_controllers_at_once(cluster: Cluster, cache: Cache) -> None:
