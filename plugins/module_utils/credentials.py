@@ -12,7 +12,7 @@ import base64
 import binascii
 import fnmatch
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,10 @@ class Keyring:
         keys = sorted({key for key, _login in self.entries if _fits(key, reference)}, reverse=True)
         return [login for wanted in keys for key, login in self.entries if key == wanted]
 
-    def secrets(self) -> set[str]:
-        """Every value that must not be shown."""
-        found = set()
-        for _key, login in self.entries:
-            found |= {login.password, login.identity_token, login.registry_token}
-            found |= {login.basic.partition(" ")[2]} if login.password else set()
-        return found - {""}
+    @property
+    def registries(self) -> list[str]:
+        """What the logins are for: registries, and the beginnings of paths there."""
+        return sorted({key for key, _login in self.entries})
 
 
 def from_secret(secret: Mapping[str, Any]) -> Keyring:
@@ -139,8 +136,3 @@ def _same_host(pattern: str, host: str) -> bool:
         and len(parts) == len(targets)
         and all(fnmatch.fnmatchcase(one, part) for part, one in zip(parts, targets, strict=True))
     )
-
-
-def keyring_of(secrets: Iterable[Mapping[str, Any]]) -> Keyring:
-    """The logins of several pull secrets."""
-    return sum(map(from_secret, secrets), Keyring())
