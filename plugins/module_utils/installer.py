@@ -54,6 +54,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    plan: dict[str, Any] | None = None
 
 
 def install(
@@ -97,6 +98,16 @@ def install(
         else:
             data = wanted["metadata"]
             _remove(cluster, wanted["kind"], data["name"], data["namespace"], outcome, dry_run)
+
+
+def with_defaults(settings: Settings, choices: Choices) -> Settings:
+    """The settings as :func:`install` will write them if it may do all that it tries."""
+    class_name = "" if choices.create_priority_class is False else objects.PRIORITY_CLASS_NAME
+    return replace(
+        settings,
+        priority_class_name=settings.priority_class_name or class_name,
+        cache_service_account_name=settings.cache_service_account_name or objects.CACHE_SERVICE_ACCOUNT_NAME,
+    )
 
 
 def uninstall(

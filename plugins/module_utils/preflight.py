@@ -32,7 +32,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
-from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import format_quantity, parse_quantity
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
+    format_quantity,
+    parse_quantity,
+    show_bytes,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, RegistryError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
     is_tainted_by_state,
@@ -312,7 +316,7 @@ def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
         # That an image takes so much space is an estimate, and room for a pod may be made; nowhere to run is certain.
         level = "error" if len(short) == len(nodes) and resource != "disk" else "warning"
         what = {"disk": "space for images", "pods": "pod slots"}.get(resource, resource)
-        amount = _bytes(int(short[worst])) if resource == "disk" else show(short[worst], resource)
+        amount = show_bytes(int(short[worst])) if resource == "disk" else show(short[worst], resource)
         remedy = {
             "disk": "cache fewer images there, or enlarge the nodes' image file system",
             "pods": "leave these nodes out with node_selector, or raise the kubelet's maxPods",
@@ -640,11 +644,3 @@ def _share(some: int, whole: int) -> str:
     if some == whole:
         return {1: "the node has", 2: "both nodes have"}.get(whole, f"all {whole} nodes have")
     return f"{some} of {whole} nodes {'has' if some == 1 else 'have'}"
-
-
-def _bytes(count: int) -> str:
-    """A number of bytes for people: 1.2 GB."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
-    return f"{math.ceil(count / 1000)} kB"

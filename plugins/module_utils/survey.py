@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
     Admission,
     PullSecret,
     Survey,
+    plan,
     platform_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Access, Registries
@@ -41,6 +43,44 @@ _AUTH_FILE = "the auth file"
 _ASKED = ("linux/amd64", "linux/arm64")  # Where nobody knows the nodes.
 
 Read = TypeVar("Read")
+
+REGISTRY_ARGUMENTS: dict[str, Any] = {
+    "registry_auth_file": {"type": "path"},
+    "registry_mirrors": {"type": "dict"},
+    "registry_insecure": {"type": "list", "elements": "str"},
+    "registry_ca_file": {"type": "path"},
+}
+
+
+def preflight(
+    cluster: Cluster,
+    sets: Sequence[Settings],
+    options: Mapping[str, Any],
+    *,
+    deployment: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The plan (see preflight.py) of these sets of one namespace; nothing is written.
+
+    :param options: those of REGISTRY_ARGUMENTS.
+    :param deployment: the controller's Deployment, where the installation has one.
+    """
+    access = read_access(options)
+    pods = [deployment["spec"]["template"]["spec"]] if deployment else []
+    images = {"controller": str(pods[0]["containers"][0]["image"])} if pods else {}
+    name = deployment["metadata"]["name"] if deployment else ""
+    found = look(cluster, sets, access, images=images.values(), deployment=name)
+    return plan(sets, found, others=pods, images=images)
+
+
+def warnings_of(found: Mapping[str, Any]) -> list[str]:
+    """What of a plan somebody should read before the installation."""
+    return [finding["message"] for finding in found["findings"] if finding["level"] != "note"]
+
+
+def refusal(found: Mapping[str, Any]) -> str:
+    """Why an installation is not begun."""
+    errors = [finding["message"] for finding in found["findings"] if finding["level"] == "error"]
+    return "The installation would not work; nothing was changed.\n" + "\n".join(f"- {error}." for error in errors)
 
 
 def read_access(options: Mapping[str, Any]) -> Access:
@@ -211,10 +251,8 @@ class _Reader:
             if namespace is None:
                 found.append(PullSecret(name, "unknown"))
                 continue
-            secret = self._try(
-                lambda name=name: self.cluster.get("Secret", name, self.namespace) or absent,
-                f"whether the pull secret {name} is right",
-            )
+            consequence = f"whether the pull secret {name} is right"
+            secret = self._try(partial(self._secret, name, absent), consequence)
             if secret is absent:
                 found.append(PullSecret(name, "missing"))
             elif secret is None:
@@ -222,6 +260,9 @@ class _Reader:
             else:
                 found.append(PullSecret(name, "found", credentials.from_secret(secret)))
         return found
+
+    def _secret(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
+        return self.cluster.get("Secret", name, self.namespace) or absent
 
     def disk(self, nodes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
         """Node -> (free, all) bytes of its image file system, of as many nodes as answer in time."""
@@ -233,9 +274,7 @@ class _Reader:
                 break
             name = node["metadata"]["name"]
             try:
-                summary = self.cluster.raw(
-                    f"/api/v1/nodes/{name}/proxy/stats/summary?only_cpu_and_memory=false", seconds=left
-                )
+                summary = self.cluster.raw(f"/api/v1/nodes/{name}/proxy/stats/summary", seconds=left)
                 image_fs = summary["node"]["runtime"]["imageFs"]
                 found[name] = int(image_fs["availableBytes"]), int(image_fs["capacityBytes"])
             except ApiError as error:
@@ -256,10 +295,11 @@ class _Reader:
         question = {
             "apiVersion": "security.openshift.io/v1",
             "kind": "PodSecurityPolicyReview",
+            "metadata": {"generateName": "image-puller-", "namespace": self.namespace},
             "spec": {"template": {"metadata": {}, "spec": spec}, "serviceAccountNames": [account]},
         }
         try:
-            answer = self.cluster.review(question, self.namespace)
+            answer = self.cluster.create(question, dry_run=True)  # Nobody keeps a review.
         except ApiError as error:
             return Admission(reason=str(error))
         allowed = (answer.get("status") or {}).get("allowedServiceAccounts") or ()

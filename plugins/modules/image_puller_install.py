@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
+  - kubecache.image_puller.settings.registry
 options:
   state:
     description:
@@ -87,6 +88,14 @@ options:
       - Memory limit of the controller's container.
     type: str
     default: 256Mi
+  preflight:
+    description:
+      - Whether to look before anything is changed what the installation costs and what stands against it.
+      - V(report) returns it as C(plan), V(warn) also warns of what may not work, V(enforce) fails, before anything is
+        written, if something is sure not to work.
+    type: str
+    choices: ["off", "report", "warn", "enforce"]
+    default: "off"
   wait:
     description:
       - Whether to wait until the controller is available. An image that can't be pulled ends the wait at once.
@@ -175,6 +184,59 @@ notes:
   type: list
   elements: str
   sample: []
+plan:
+  description:
+    - What the set costs, what its registries say, and what stands against it. Nothing of it is changed by looking.
+    - The shape is the same whatever is known; what nobody could tell is null.
+  returned: when O(state=present), null with O(preflight=off)
+  type: dict
+  contains:
+    verdict:
+      description:
+        - V(Blocked) if something is sure not to work, V(Doubtful) if something may not, else V(Fits).
+      type: str
+      sample: Fits
+    findings:
+      description: Sentences with C(level) (V(error), V(warning), V(note)), C(about) and C(message), errors first.
+      type: list
+      elements: dict
+    sets:
+      description: For each DaemonSet the nodes that hold it, its cost on one of them, and the documented formula.
+      type: list
+      elements: dict
+    images:
+      description:
+        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller)), C(state) (V(found),
+          V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size) (compressed bytes
+          of the largest platform that nodes need), C(login) (where the login was written), C(private) and C(moving).
+      type: list
+      elements: dict
+    nodes:
+      description:
+        - How many nodes match, are skipped for a taint and lack something, their platforms, and in C(rows) what each
+          needs, has free and lacks; at most 50 rows, C(omitted) counts the others.
+      type: dict
+    cost:
+      description:
+        - CPU, memory, pods and disk (bytes, an estimate) of one node (C(node)) and of all (C(total)), and what the
+          node with least of it has free (C(least_free)).
+      type: dict
+    quotas:
+      description: What each ResourceQuota allows (C(hard)), what others use, what is C(needed) and C(missing).
+      type: list
+      elements: dict
+    pull_secrets:
+      description: For each pull secret whether it is there, and for which registries it is.
+      type: list
+      elements: dict
+    pod_security:
+      description: The Pod Security level that the namespace enforces; the pods pass every level.
+      type: str
+      sample: restricted
+    scc:
+      description: On OpenShift, the SecurityContextConstraints that would admit the pods.
+      type: str
+      sample: restricted-v2
 left:
   description: With O(state=absent), what stays in the cluster and why.
   returned: always
@@ -197,6 +259,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
     SERVICE_ACCOUNT_NAME,
     Installation,
     Resources,
+    controller,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
@@ -204,6 +267,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     install,
     uninstall,
     wait_for_controller,
+    with_defaults,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
@@ -216,6 +280,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require, to_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
+    REGISTRY_ARGUMENTS,
+    preflight,
+    refusal,
+    warnings_of,
+)
 
 _DEFAULT_RESOURCES = Resources()
 ARGUMENTS: dict[str, Any] = {
@@ -231,13 +301,14 @@ ARGUMENTS: dict[str, Any] = {
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
     "deployment_cpu_limit": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_limit},
     "deployment_memory_limit": {"type": "str", "default": _DEFAULT_RESOURCES.memory_limit},
+    "preflight": {"type": "str", "choices": ["off", "report", "warn", "enforce"], "default": "off"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 120},
 }
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, ARGUMENTS)
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
@@ -257,9 +328,10 @@ def main() -> None:
             merge_options(cluster, image_set, options) if present else from_options({"namespace": params["namespace"]})
         )
         outcome = Outcome(require(reading))
+        choices = Choices(**{name: params[name] for name in Choices.__annotations__})
         try:
             if present:
-                choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+                outcome.plan = _plan(cluster, installation, outcome, choices, params)
                 install(cluster, installation, outcome.settings, choices, outcome, dry_run=module.check_mode)
                 if params["wait"] and params["controller"] and not module.check_mode:
                     wait_for_controller(cluster, installation, params["namespace"], params["wait_timeout"])
@@ -279,6 +351,24 @@ def main() -> None:
     run(module, work)
 
 
+def _plan(
+    cluster: Cluster, installation: Installation, outcome: Outcome, choices: Choices, params: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What the installation costs and what stands against it; RuntimeError if that is to be heeded."""
+    mode = params["preflight"]
+    if mode == "off":
+        return None
+    settings = with_defaults(outcome.settings, choices)
+    deployment = controller(installation, settings)[-1] if choices.controller else None
+    plan = preflight(cluster, [settings], params, deployment=deployment)
+    if mode == "warn":
+        outcome.warnings += warnings_of(plan)
+    if mode == "enforce" and plan["verdict"] == "Blocked":
+        outcome.plan = plan
+        raise RuntimeError(refusal(plan))
+    return plan
+
+
 def _result(outcome: Outcome, present: bool) -> dict[str, Any]:
     changed = [change for change in outcome.changes if change.changed]
     return {
@@ -290,7 +380,7 @@ def _result(outcome: Outcome, present: bool) -> dict[str, Any]:
         "left": outcome.left,
         "warnings": outcome.warnings,
         "diff": diff_of(changed),
-        **({"cost": cost_per_node(outcome.settings)} if present else {}),
+        **({"cost": cost_per_node(outcome.settings), "plan": outcome.plan} if present else {}),
     }
 
 

@@ -19,7 +19,12 @@ options:
     description:
       - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
         M(kubecache.image_puller.image_puller_daemonset) returned.
-      - At least one of O(report) and O(notes) is needed.
+      - At least one of O(report), O(plan) and O(notes) is needed.
+    type: dict
+  plan:
+    description:
+      - The C(plan) that M(kubecache.image_puller.image_puller_config) or M(kubecache.image_puller.image_puller_install)
+        returned. Printed are what is cached, what it costs, and what stands against it.
     type: dict
   notes:
     description: Sentences that are printed below the table.
@@ -37,6 +42,7 @@ attributes:
     support: none
 seealso:
   - module: kubecache.image_puller.image_puller_info
+  - module: kubecache.image_puller.image_puller_config
 """
 
 EXAMPLES = r"""
