@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import hashlib
 import http.client
 import json
@@ -136,22 +137,27 @@ class _Place:
 
 
 class Registries:
-    """Asks image registries. Threads may share one: what is remembered (tokens, hosts that rest) serves them all.
-
-    Raises OSError where ``ca_file`` can't be read or holds no certificate.
-    """
+    """Asks image registries. Threads may share one: what is remembered (tokens, hosts that rest) serves them all."""
 
     def __init__(self, access: Access | None = None) -> None:
         self.access = access or Access()
         self._connections = threading.local()
-        self._trusting = ssl.create_default_context()
-        if self.access.ca_file:
-            self._trusting.load_verify_locations(self.access.ca_file)
-        self._blind = ssl.create_default_context()
-        self._blind.check_hostname = False
-        self._blind.verify_mode = ssl.CERT_NONE
         self._tokens: dict[tuple[str, str, Login | None], tuple[str, float]] = {}
         self._resting: dict[str, tuple[RegistryError, float]] = {}
+
+    @functools.cached_property
+    def _trusting(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self.access.ca_file:
+            context.load_verify_locations(self.access.ca_file)
+        return context
+
+    @functools.cached_property
+    def _blind(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
 
     # What is asked
 
@@ -244,10 +250,11 @@ class Registries:
     # The answers
 
     def _digest(self, place: _Place) -> str:
-        answer = self._ask(place, "HEAD", f"manifests/{place.version}", _ACCEPT)
-        told = answer.headers.get("Docker-Content-Digest", "")
-        if _DIGEST.fullmatch(told) and place.reference.digest in ("", told):
-            return told
+        # An answer to HEAD has no words: where it does not say enough, the manifest itself is asked for.
+        with contextlib.suppress(_Wordless):
+            told = self._ask(place, "HEAD", f"manifests/{place.version}", _ACCEPT).headers.get("Docker-Content-Digest")
+            if told and _DIGEST.fullmatch(told) and place.reference.digest in ("", told):
+                return told
         return self._manifest(place, place.version)[1]
 
     def _facts(self, place: _Place, wanted: Collection[str]) -> Facts:
@@ -306,7 +313,8 @@ class Registries:
             self._tokens[key] = value, time.monotonic() + lifetime
             answer = self._follow(method, url, {**headers, "Authorization": value})
         if answer.status != 200:
-            raise self._refusal(answer, place)
+            error = self._refusal(answer, place)
+            raise _Wordless(error.class_, str(error)) if method == "HEAD" and error.class_ == "other" else error
         return answer
 
     def _authorize(self, place: _Place, challenges: Iterable[str]) -> tuple[str, float]:
@@ -380,7 +388,7 @@ class Registries:
             answer = self._send(method, url, headers, body)
             if answer.status not in _REDIRECTS:
                 return answer
-            parts = _split(urllib.parse.urljoin(url, answer.headers.get("Location", "")), first)
+            parts = _split(answer.headers.get("Location", ""), first, url)
             if not self._may_be_plain(parts, first):
                 raise RegistryError("other", f"{first} redirects to {_shown(parts)}, which is not reached by https")
             if body is not None:
@@ -409,11 +417,13 @@ class Registries:
         kept = (parts.scheme, host) in self._open()
         end = time.monotonic() + REQUEST_SECONDS
         try:
-            connection, path = self._connect(parts)
+            connection, path, for_proxy = self._connect(parts)
             with _cut_off(connection, end - time.monotonic()):
-                connection.request(method, path, body, {"User-Agent": _USER_AGENT, **headers})
+                connection.request(method, path, body, {"User-Agent": _USER_AGENT, **headers, **for_proxy})
                 response = connection.getresponse()
                 content = response.read(LARGEST_ANSWER + 1)
+            if time.monotonic() >= end:  # Cut off, which looks like an end.
+                raise TimeoutError
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._forget(parts)
             if kept and isinstance(error, (ConnectionError, http.client.RemoteDisconnected)):
@@ -429,12 +439,12 @@ class Registries:
             self._forget(parts)
         return _Answer(response.status, response.headers, content, parts.geturl())
 
-    def _connect(self, parts: urllib.parse.SplitResult) -> tuple[http.client.HTTPConnection, str]:
-        """A connection of this thread, open, and what to ask it for."""
+    def _connect(self, parts: urllib.parse.SplitResult) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+        """A connection of this thread, open; what to ask it for; and the headers for a proxy that hands it on."""
         path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        proxy = _proxy(parts)
+        proxy, for_proxy = _proxy(parts), {}
         if proxy and parts.scheme == "http":
-            path = parts.geturl()
+            path, for_proxy = parts.geturl(), _proxy_login(proxy)
         key = (parts.scheme, parts.netloc)
         if key not in self._open():
             server = proxy or parts
@@ -456,7 +466,7 @@ class Registries:
             connection.connect()
             connection.sock.settimeout(REQUEST_SECONDS)
             self._open()[key] = connection
-        return self._open()[key], path
+        return self._open()[key], path, for_proxy
 
     def _open(self) -> dict[tuple[str, str], http.client.HTTPConnection]:
         """This thread's connections."""
@@ -487,6 +497,10 @@ class Registries:
         if _is_loopback(host) and host not in self.access.insecure:
             raise RegistryError("network", f"{host} is another machine on each node; it can't be asked from here")
         return "https"
+
+
+class _Wordless(RegistryError):
+    """A refusal of HEAD, which says nothing about its reason."""
 
 
 class _Stale(Exception):
@@ -599,11 +613,11 @@ def _origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _split(url: str, host: str) -> urllib.parse.SplitResult:
-    """The parts of a URL that a host sent."""
+def _split(url: str, host: str, base: str = "") -> urllib.parse.SplitResult:
+    """The parts of a URL that a host sent, perhaps relative to another."""
     try:
-        parts = urllib.parse.urlsplit(url)
-        _origin(url)
+        parts = urllib.parse.urlsplit(urllib.parse.urljoin(base, url))
+        _origin(parts.geturl())
     except ValueError:
         raise RegistryError("other", f"{host} sends us to an address that is none") from None
     return parts

@@ -8,6 +8,7 @@ Nothing is written. What may not be read is unknown, and said once.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -110,7 +111,8 @@ def read_access(options: Mapping[str, Any]) -> Access:
         options.get("registry_ca_file") or "",
     )
     try:
-        Registries(access)
+        if access.ca_file:
+            ssl.create_default_context(cafile=access.ca_file)
     except OSError:
         what, remedy = "no certificate can be read from it", "name a file with certificates in the form PEM"
         problems.append(Problem("registry_ca_file", access.ca_file, what, remedy))
