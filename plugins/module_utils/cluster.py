@@ -124,7 +124,7 @@ class Cluster:
     """Objects of one cluster: get, list, keep, delete, watch."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
@@ -139,15 +139,12 @@ class Cluster:
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects, read in pages, and the resource version to watch from."""
-        items: list[dict[str, Any]] = []
-        version = ""
-        for page, version in self.pages(kind, namespace, labels=labels, fields=fields):
-            items += page
-        return items, version
+        pages = tuple(self.pages(kind, namespace, labels=labels, fields=fields))
+        return [item for items, _version in pages for item in items], pages[-1][1]
 
     def pages(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "", limit: int = PAGE
-    ) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    ) -> Iterator[tuple[Sequence[dict[str, Any]], str]]:
         """The same, a page of at most ``limit`` objects at a time, for who can't hold them all.
 
         All pages show the objects of one moment; one that takes too long to come is an ApiError with status 410.
@@ -232,10 +229,13 @@ class Cluster:
         *,
         uid: str = "",
         propagation: str = "Background",
+        grace_seconds: int | None = None,
         dry_run: bool = False,
     ) -> bool:
-        """Delete one object (this very one, if a uid is given); False where it was not there."""
+        """Delete one object (this very one, if a uid is given); False where it was not there any more."""
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
         if uid:
             body["preconditions"] = {"uid": uid}
         if dry_run:
@@ -243,7 +243,7 @@ class Cluster:
         try:
             self._request("DELETE", kind, namespace, name, body=body)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 or (uid and error.status == 409):  # 409: there is another one of that name.
                 return False
             raise
         return True
@@ -253,11 +253,27 @@ class Cluster:
         query = {"dry_run": "All" if dry_run else None}
         return self._request("POST", obj["kind"], metadata(obj).get("namespace"), query=query, body=obj)
 
-    def merge(self, kind: str, name: str, namespace: str | None, patch: Mapping[str, Any]) -> dict[str, Any]:
-        """Change some fields of one object by a merge patch."""
+    def merge(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Mapping[str, Any],
+        *,
+        manager: str = MANAGER,
+        dry_run: bool = False,
+    ) -> None:
+        """Change some fields of an object that is there, and nothing else of it."""
+        query = {"field_manager": manager, "dry_run": "All" if dry_run else None}
         content_type = "application/merge-patch+json"
-        query = {"field_manager": MANAGER}
-        return self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+        self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+
+    def annotate(
+        self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False
+    ) -> None:
+        """Set annotations (None: take away) of an object that is there."""
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        self.merge(kind, name, namespace, patch, manager=f"{MANAGER}.state", dry_run=dry_run)
 
     def apply(self, obj: dict[str, Any], manager: str = MANAGER, *, dry_run: bool = False) -> dict[str, Any]:
         """Server-side apply of one object, forced on the fields that it names."""
@@ -333,7 +349,7 @@ class Cluster:
     ) -> Any:
         params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
         try:
-            return self._client.request(method, path, body=body, serialize=False, **params)
+            return self.client.request(method, path, body=body, serialize=False, **params)
         except Exception as error:
             told = as_api_error(error, target)
             told.verb = rule[1] if rule else "get"

@@ -143,7 +143,7 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, observe, read_settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, look, read_settings
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAME_ARGUMENTS, make_module, run
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
@@ -160,9 +160,7 @@ def main() -> None:
         elif reading.settings is None:
             report = Report("InvalidSettings", tuple(str(problem) for problem in reading.problems))
         else:
-            settings = reading.settings
-            live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            report = observe(cluster, settings.images, live, read_nodes=module.params["read_nodes"])
+            report = look(cluster, reading.settings, read_nodes=module.params["read_nodes"])
         return {
             "changed": False,
             **report.as_dict(),

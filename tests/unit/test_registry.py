@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import registry
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring, from_text
+from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
     Access,
     Facts,
@@ -552,7 +553,7 @@ def test_a_proxy_of_the_environment_is_used(server: Server, other: Server, monke
     ],
 )
 def test_a_login_fits_as_the_kubelet_has_it(key: str, image: str, fits: bool) -> None:
-    reference = registry.parse_reference(image)
+    reference = parse_reference(image)
     assert bool(login(key).logins(reference)) is fits
 
 
@@ -560,5 +561,5 @@ def test_the_most_specific_login_comes_first() -> None:
     keys = ["r.example.com", "r.example.com/team/java", "r.example.com/team"]
     for order in itertools.permutations(keys):
         keyring = sum((from_text(json.dumps({"auths": {k: {"auth": "YTpi"}}}), k) for k in order), Keyring())
-        found = keyring.logins(registry.parse_reference("r.example.com/team/java:1"))
+        found = keyring.logins(parse_reference("r.example.com/team/java:1"))
         assert [one.source for one in found] == sorted(keys, reverse=True)
