@@ -220,7 +220,7 @@ class Registries:
         places = [*self._mirrored(reference), reference]
         for number, place in enumerate(places, 1):
             try:
-                return self._with_logins(place, ask)
+                return self._with_logins(place, reference, ask)
             except RegistryError:
                 if number == len(places):
                     raise
@@ -235,12 +235,15 @@ class Registries:
                     yield replace(reference, registry=host, repository=repository)
                 return
 
-    def _with_logins(self, reference: Reference, ask: Callable[[_Place], Result]) -> Result:
-        """Ask without a login, then, while that is refused, with each one that fits: so private images are known."""
-        logins = self.access.keyring.logins(reference)
+    def _with_logins(self, place: Reference, image: Reference, ask: Callable[[_Place], Result]) -> Result:
+        """Ask without a login, then, while that is refused, with each one that fits: so private images are known.
+
+        A mirror gets those of the image, too, as container runtimes have it: somebody named it to stand in its place.
+        """
+        logins = list(dict.fromkeys([*self.access.keyring.logins(place), *self.access.keyring.logins(image)]))
         for number, login in enumerate((None, *logins)):
             try:
-                return ask(_Place(reference, login))
+                return ask(_Place(place, login))
             except RegistryError as error:
                 # A registry may say "not found" to whoever must not know of an image.
                 if error.class_ not in ("unauthorized", "not_found") or number == len(logins):
