@@ -419,8 +419,8 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
     return _Finding(
         "error",
         "quota",
-        f"ResourceQuota {quota.name} has too little {quota.resource}: {show(quota.needed, kind)} are needed, "
-        f"{show(left, kind)} of {show(quota.hard, kind)} are left, so {show(quota.missing, kind)} are missing. "
+        f"ResourceQuota {quota.name} is too small in {quota.resource}: {show(quota.needed, kind)} needed, "
+        f"{show(left, kind)} of {show(quota.hard, kind)} left, {show(quota.missing, kind)} missing. "
         f"Remedy: {', or '.join(remedies)}",
     )
 

@@ -20,7 +20,7 @@ _COSTS = {
     "memory_requests": "memory requests",
     "memory_limits": "memory limits",
     "pods": "pods",
-    "disk": "disk for images",
+    "disk": "disk (estimate)",
 }
 _FREE = {"cpu_requests": "cpu", "memory_requests": "memory", "pods": "pods", "disk": "disk"}
 _NAMED = 3  # Names that a sentence lists before it counts the rest.
@@ -94,13 +94,13 @@ def _plan_costs(plan: Mapping[str, Any], width: int) -> list[str]:
 def _amount(key: str, value: str | int | None) -> str:
     if value is None:
         return "?"
-    return f"~{show_bytes(int(value))}" if key == "disk" else str(value)
+    return show_bytes(int(value)) if key == "disk" else str(value)
 
 
 def _columns(rows: Sequence[Sequence[str]], sides: str, width: int) -> list[str]:
     """Rows in columns (``<`` to the left, ``>`` to the right); the first one gives way, then what does not fit goes."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[0] = max(8, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
     lines = []
     for row in rows:
         cells = [f"{cell:{side}{size}}" for cell, side, size in zip(row, sides, widths, strict=True)]

@@ -102,8 +102,8 @@ def test_a_quota_that_is_too_small_ends_an_enforced_installation_before_anything
     mark = cluster.audit_mark()
     # Two pods with 10Mi each, and the controller's with 64Mi.
     sentence = (
-        "ResourceQuota small has too little requests.memory: 84Mi are needed, 75Mi of 75Mi are left, so 9Mi are "
-        "missing. Remedy: raise its hard requests.memory to 84Mi, or lower caching_memory_request to 5632Ki"
+        "ResourceQuota small is too small in requests.memory: 84Mi needed, 75Mi of 75Mi left, 9Mi missing. "
+        "Remedy: raise its hard requests.memory to 84Mi, or lower caching_memory_request to 5632Ki"
     )
     planned = playbook("plan", images=IMAGES, **access)
     assert planned.changed == 0
@@ -243,7 +243,7 @@ def test_an_installation_warns_of_what_may_not_work_and_goes_on(
     cluster.push(PUBLIC)
     quota(pods="1")
     told = playbook("install", images=IMAGES, wait=False, controller=False, **access).stdout
-    assert "ResourceQuota small has too little pods: 2 are needed, 1 of 1 are left" in " ".join(told.split())
+    assert "ResourceQuota small is too small in pods: 2 needed, 1 of 1 left, 1 missing." in " ".join(told.split())
     assert kubectl.get("daemonset", DAEMONSET)
     silent = playbook("install", images=IMAGES, wait=False, controller=False, preflight=False, **access).stdout
     assert "ResourceQuota small" not in silent
