@@ -12,11 +12,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, plan_table, table
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, plan_table, tables
 
 # Asked while the plugin is loaded: the worker process in which it runs is cut off from the terminal.
 WIDTH = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
-COLORS = {"Healthy": "green", "Fits": "green", "Degraded": "red", "InvalidSettings": "red", "Blocked": "red"}
 
 
 class ActionModule(ActionBase):
@@ -25,34 +24,43 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Print ``report`` or ``plan`` as a table, and the ``notes``; the result holds the same ``lines``."""
+        """Print ``report``, each of ``sets`` or a ``plan``, and the ``notes``; the result holds the same ``lines``."""
         super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
             {
                 "report": {"type": "dict"},
+                "sets": {"type": "list", "elements": "dict"},
                 "plan": {"type": "dict"},
                 "notes": {"type": "list", "elements": "str", "default": []},
             },
-            required_one_of=(("report", "plan", "notes"),),
-            mutually_exclusive=(("report", "plan"),),
+            required_one_of=(("report", "sets", "plan", "notes"),),
+            mutually_exclusive=(("report", "sets", "plan"),),
         )
-        report, plan, notes = options["report"], options["plan"], list(options["notes"])
-        if report is not None and not {"verdict", "images", "nodes"} <= report.keys():
-            raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
+        notes, sets, plan = list(options["notes"]), options["sets"] or [], options["plan"]
+        if options["report"] is not None:
+            sets = [{"report": options["report"]}]
+        for set_ in sets:
+            if not {"verdict", "images", "nodes"} <= (set_.get("report") or {}).keys():
+                raise AnsibleActionFail("report or sets: this is no result of kubecache.image_puller.image_puller_info")
         if plan is not None and not {"verdict", "findings", "cost"} <= plan.keys():
-            raise AnsibleActionFail("plan: this is no plan of kubecache.image_puller.image_puller_config")
+            raise AnsibleActionFail("plan: this is no plan of kubecache.image_puller.image_puller_install")
         if self._task.check_mode:
-            notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if report else ""))
-        shown = report or plan
-        if report:
-            lines = table(report, WIDTH, notes)
-        elif plan:
-            lines = plan_table(plan, WIDTH, notes)
+            notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if sets else ""))
+        if plan:
+            lines, verdicts = plan_table(plan, WIDTH, notes), {plan["verdict"]}
+        elif sets:
+            lines, verdicts = tables(sets, WIDTH, notes), {set_["report"]["verdict"] for set_ in sets}
         else:
-            lines = [line for note in notes for line in bullet(note, WIDTH)]
+            lines, verdicts = [line for note in notes for line in bullet(note, WIDTH)], set[str]()
         display = Display()
         display.display("")
-        if shown:
-            display.display(lines[0], color=COLORS.get(shown["verdict"], "yellow"))
-        display.display("\n".join(lines[1:] if shown else lines))
+        if verdicts:
+            display.display(lines[0], color=_color(verdicts))
+        display.display("\n".join(lines[1:] if verdicts else lines))
         return {"changed": False, "lines": lines}
+
+
+def _color(verdicts: set[str]) -> str:
+    if verdicts & {"Degraded", "InvalidSettings", "Blocked"}:
+        return "red"
+    return "green" if verdicts <= {"Healthy", "Fits"} else "yellow"

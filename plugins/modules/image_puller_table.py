@@ -19,12 +19,20 @@ options:
     description:
       - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
         M(kubecache.image_puller.image_puller_daemonset) returned.
-      - At least one of O(report), O(plan) and O(notes) is needed.
+      - At least one of O(report), O(sets), O(plan) and O(notes) is needed.
     type: dict
+  sets:
+    description:
+      - The C(sets) that M(kubecache.image_puller.image_puller_info) or M(kubecache.image_puller.image_puller_daemonset)
+        returned with C(sets=all). Of several sets each is printed under its heading.
+      - Mutually exclusive with O(report).
+    type: list
+    elements: dict
   plan:
     description:
-      - The C(plan) that M(kubecache.image_puller.image_puller_config) or M(kubecache.image_puller.image_puller_install)
+      - The C(plan) that M(kubecache.image_puller.image_puller_install) or M(kubecache.image_puller.image_puller_config)
         returned. Printed are what is cached, what it costs, and what stands against it.
+      - Mutually exclusive with O(report) and O(sets).
     type: dict
   notes:
     description: Sentences that are printed below the table.
@@ -42,7 +50,6 @@ attributes:
     support: none
 seealso:
   - module: kubecache.image_puller.image_puller_info
-  - module: kubecache.image_puller.image_puller_config
 """
 
 EXAMPLES = r"""
