@@ -9,6 +9,7 @@ never wrong.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -33,7 +34,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
-    format_quantity,
     parse_quantity,
     show_bytes,
 )
@@ -208,7 +208,7 @@ def _nodes(sets: Sequence[_Set], survey: Survey) -> tuple[list[_Node], dict[str,
         held = tuple(one for one in chosen if not taints[id(one)])
         if chosen and not held:
             tolerations = [toleration_for(taint) for taint in taints[id(chosen[0])]]
-            skipped[name] = str(tolerations)
+            skipped[name] = json.dumps(tolerations)
         if held:
             found.append(_node(node, held, survey, disks))
     return found, skipped
@@ -255,18 +255,19 @@ def _references(sets: Iterable[_Set]) -> list[str]:
     return list(dict.fromkeys([*cached, *(one.settings.helper_image for one in sets)]))
 
 
-def _disk_need(sets: Iterable[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
+def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
     """Bytes that a node of this platform needs for what is not there yet, each layer counted once; None: unknown."""
     missing: dict[str, int] = {}
     there: set[str] = set()
     present = set(present)
+    helpers = {one.settings.helper_image for one in sets}
     for image in _references(sets):
         answer = survey.answers.get(image)
         if isinstance(answer, Facts):
             layers = {layer.digest: layer.size for layer in answer.layers_for(platform) or ()}
             there |= layers.keys() if image in present else set()
             missing |= {} if image in present else layers
-        elif image not in present:
+        elif image not in present | helpers:  # A helper is too small to matter.
             return None
     return on_disk(sum(size for digest, size in missing.items() if digest not in there))
 
@@ -372,9 +373,7 @@ def _documented(settings: Settings, nodes: int | None) -> str | None:
     if nodes is None:
         return None
     images, limit = len(settings.images), settings.caching_memory_limit
-    total = format_quantity(parse_quantity(limit) * images * nodes, binary=limit.endswith("i"))
-    if limit.endswith("Mi"):  # In the unit in which it was given, as the documentation has it.
-        total = f"{int(parse_quantity(limit) * images * nodes / 2**20)}Mi" if total.endswith("i") else total
+    total = show(parse_quantity(limit) * images * nodes, "memory")
     return f"{limit} x {_count(images, 'image')} x {_count(nodes, 'node')} = {total}"
 
 

@@ -34,7 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.images impo
 PARALLEL = 8  # Requests at a time.
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 15.0  # For one whole answer, however slowly it drips.
-TOTAL_SECONDS = 45.0  # For all images together.
+TOTAL_SECONDS = 20.0  # For all images together.
 LARGEST_ANSWER = 4 << 20  # The specification asks registries to take manifests of 4 MiB.
 MOST_REDIRECTS = 5
 _REST_SECONDS = 30.0  # A host that did not answer is left alone for so long.
