@@ -280,9 +280,8 @@ class Registries:
         promised = version if _DIGEST.fullmatch(version) else answer.headers.get("Docker-Content-Digest", "")
         digest = _digest_of(answer.body, promised)
         if promised not in ("", digest):
-            raise RegistryError(
-                "other", f"{place.host} lies: its manifest {promised[:71]} of {_name(place)} has the digest {digest}"
-            )
+            said = promised if _DIGEST.fullmatch(promised) else "without a digest"
+            raise RegistryError("other", f"{place.host} lies: its manifest {said} of {_name(place)} has {digest}")
         manifest = _object(answer, place, "a manifest")
         if not {"manifests", "layers"} & manifest.keys():
             raise RegistryError("other", f"{place.host} has {_name(place)} in a form that no runtime pulls any more")
