@@ -412,7 +412,9 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
     containers = sum(len(one.settings.images) * count for one, count in zip(sets, counts, strict=True))
     left = max(ZERO, quota.hard - quota.used)
     unit = Decimal(2**20) if kind == "memory" else Decimal("0.001")
-    if side and containers and (each := (left / containers // unit) * unit):
+    cached = (getattr(one.cost, QUOTA_FIELDS[quota.resource]) * count for one, count in zip(sets, counts, strict=True))
+    room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
+    if side and containers and room > 0 and (each := (room / containers // unit) * unit):
         remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
     remedies.append("cache fewer images" if side else "cache on fewer nodes")
     return _Finding(

@@ -189,6 +189,17 @@ def test_a_quota_is_told_with_what_to_change() -> None:
     ]
 
 
+def test_what_other_pods_of_the_installation_need_is_not_there_for_images() -> None:
+    quota = {"metadata": {"name": "small"}, "status": {"hard": {"requests.memory": "75Mi"}, "used": {}}}
+    other = {"containers": [{"resources": {"requests": {"memory": "64Mi"}}}]}
+    planned = plan([objects.settings(images=f"java11={JAVA.image}")], survey(node(), quotas=[quota]), others=[other])
+    assert planned["verdict"] == "Fits"
+    two = survey(node("node-1"), node("node-2"), quotas=[quota])
+    planned = plan([objects.settings(images=f"java11={JAVA.image}")], two, others=[other])
+    assert "84Mi needed, 75Mi of 75Mi left, 9Mi missing" in told(planned, "quota")[0][1]
+    assert "or lower caching_memory_request to 5Mi, or cache fewer images" in told(planned, "quota")[0][1]
+
+
 @pytest.mark.parametrize(
     ("class_", "message", "level", "remedy"),
     [
