@@ -1,0 +1,133 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every image on every node in little space: what repeats is said once, and the cells are numbers.
+
+20 images on 5,000 nodes are 100,000 rows. As rows of image_puller_info they are tens of megabytes; as one text of this
+form they fit into the result of a task.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Row
+
+# What many cells have in common; the rest of a row is its place, when, and for how long.
+STORY = ("state", "class", "held", "reason", "message", "digest", "size")
+STATE = STORY.index("state")
+CLASS = STORY.index("class")
+MESSAGE = STORY.index("message")
+DIGEST = STORY.index("digest")
+SIZE = STORY.index("size")
+MOST_STORIES = 2000
+LONGEST_MESSAGE = 600
+LEFT_OUT = "left out: there are too many different messages here; image_puller_info tells the one of this node"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """``images`` are name and reference. ``cells``, ``since`` and ``seconds`` have a list for each image with an entry
+    for each node: an index of ``stories``, an index of ``times`` (-1: nobody told), seconds that the pull took or None.
+    """
+
+    nodes: Sequence[str] = ()
+    images: Sequence[Sequence[str]] = ()
+    stories: Sequence[Sequence[Any]] = ()
+    times: Sequence[str] = ()
+    cells: Sequence[Sequence[int]] = ()
+    since: Sequence[Sequence[int]] = ()
+    seconds: Sequence[Sequence[float | None]] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON has it; ``Matrix(**...)`` reads it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as image_puller_info returns them, node by node; none where nobody told."""
+        for n, node in enumerate(self.nodes):
+            for i, (name, image) in enumerate(self.images):
+                if self.cells[i][n] < 0:
+                    continue
+                since = self.since[i][n]
+                yield {
+                    "node": node,
+                    "name": name,
+                    "image": image,
+                    **dict(zip(STORY, self.stories[self.cells[i][n]], strict=True)),
+                    "since": self.times[since] if since >= 0 else None,
+                    "pull_seconds": self.seconds[i][n],
+                }
+
+
+def from_rows(
+    rows: Iterable[Row | Mapping[str, Any]],
+    images: Iterable[tuple[str, str]] = (),
+    nodes: Iterable[str] = (),
+) -> Matrix:
+    """The matrix of these rows.
+
+    :param rows: a report's rows, or those that a module returned.
+    :param images: name and reference of the images in their order, also of those without a row.
+    :param nodes: the nodes in their order, also those without a row.
+    """
+    told = [_parts(row) for row in rows]
+    names = list(dict.fromkeys([*images, *(image for _, image, _, _, _ in told)]))
+    places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, _, _, _, _ in told)]))}
+    columns = {image: i for i, image in enumerate(names)}
+    stories: dict[tuple[Any, ...], int] = {}
+    times: dict[str, int] = {}
+    cells = [[-1] * len(places) for _ in names]
+    since = [[-1] * len(places) for _ in names]
+    seconds: list[list[float | None]] = [[None] * len(places) for _ in names]
+    for node, image, story, begun, took in told:
+        n, i = places[node], columns[image]
+        cells[i][n] = _story_index(stories, story)
+        since[i][n] = times.setdefault(begun, len(times)) if begun else -1
+        seconds[i][n] = took
+    return Matrix(
+        list(places), [list(name) for name in names], list(map(list, stories)), list(times), cells, since, seconds
+    )
+
+
+_PLACE = ("node", "name", "image", "since", "pull_seconds")
+_PLACE_OF_ROW, _PLACE_OF_MAPPING = attrgetter(*_PLACE), itemgetter(*_PLACE)
+_STORY_OF_ROW = attrgetter(*(f"{key}_" if key == "class" else key for key in STORY))
+_STORY_OF_MAPPING = itemgetter(*STORY)
+
+
+def _parts(row: Row | Mapping[str, Any]) -> tuple[str, tuple[str, str], tuple[Any, ...], str | None, float | None]:
+    if isinstance(row, Row):
+        (node, name, image, since, seconds), story = _PLACE_OF_ROW(row), _STORY_OF_ROW(row)
+    else:
+        (node, name, image, since, seconds), story = _PLACE_OF_MAPPING(row), _STORY_OF_MAPPING(row)
+    return node, (name, image), story, since, seconds
+
+
+def _story_index(stories: dict[tuple[Any, ...], int], story: tuple[Any, ...]) -> int:
+    message = story[MESSAGE]
+    if message and len(message) > LONGEST_MESSAGE:
+        message = message[: LONGEST_MESSAGE - 3] + "..."
+    told = (*story[:MESSAGE], message, *story[MESSAGE + 1 :])
+    if message and told not in stories and len(stories) >= MOST_STORIES:
+        told = (*story[:MESSAGE], LEFT_OUT, *story[MESSAGE + 1 :])
+    return stories.setdefault(told, len(stories))
+
+
+def pack(matrix: Matrix) -> str:
+    """One short text of ASCII, so that a task's result does not grow by a list for each node."""
+    return base64.b64encode(zlib.compress(json.dumps(matrix.as_dict(), separators=(",", ":")).encode())).decode()
+
+
+def unpack(text: str) -> Matrix:
+    """What was packed; ValueError for any other text."""
+    try:
+        return Matrix(**json.loads(zlib.decompress(base64.b64decode(text, validate=True))))
+    except (TypeError, zlib.error) as error:
+        raise ValueError(f"this is no matrix: {error}") from None
