@@ -185,7 +185,7 @@ def _overview(sets: Sequence[Mapping[str, Any]]) -> _Html:
         )
         for index, each in enumerate(sets)
     ]
-    head = (("Set of images", None), ("Verdict", None), ("Images on nodes", None), ("Cached", "number"))
+    head = (("Set of images", None), ("Verdict", None), ("Images on nodes", "graph"), ("Cached", "number"))
     return _tag("section", _tag("h2", "All sets"), _table(head, rows), class_="sheet")
 
 
@@ -227,7 +227,7 @@ def _headline(each: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> s
     if not images or not summary["nodes"]:
         return f"{_count(summary['images'], 'image')} on {_count(summary['nodes'], 'node')}."
     there = sum(0 < image["nodes"] == image["cached"] + image["not_applicable"] for image in images)
-    nodes = "the node" if summary["nodes"] == 1 else f"all of {_number(summary['nodes'])} nodes"
+    nodes = "the node" if summary["nodes"] == 1 else f"all {_number(summary['nodes'])} nodes"
     share = _share(summary)
     rest = "" if share == "100 %" else f" {share} of what is wanted is on the nodes."
     excused = summary["excused_nodes"]
@@ -318,7 +318,7 @@ def _images(each: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> _Ht
         range(len(images)), key=lambda i: (-images[i]["failed"], images[i]["cached"] == images[i]["nodes"], i)
     )
     rows = [_image(images[i], *_told(each["matrix"], i)) for i in order]
-    head: list[tuple[str, str | None]] = [("Image", None), ("Nodes by state", None)]
+    head: list[tuple[str, str | None]] = [("Image", None), ("Nodes by state", "graph")]
     head += [("Cached", "number"), ("Failed", "number"), ("On its way", "number"), ("Size", "number")]
     head += [("Longest pull", "number")]
     return _join([_tag("h3", "Images"), _table(head, rows)])
@@ -333,8 +333,7 @@ def _image(image: Mapping[str, Any], size: int | None, digests: Sequence[str], s
         _tag(
             "th",
             image["name"],
-            _tag("code", image["image"], class_="mono"),
-            *(_tag("code", digest, class_="mono") for digest in digests[:1] if not several),
+            _tag("code", image["image"], _short(digests[0]) if len(digests) == 1 else None, class_="mono"),
             _tag("span", failed, class_="mono") if failed else None,
             _tag("span", several, class_="mono") if several else None,
             scope="row",
@@ -346,6 +345,10 @@ def _image(image: Mapping[str, Any], size: int | None, digests: Sequence[str], s
         _tag("td", _size(size) if size else "-", class_="number"),
         _tag("td", f"{seconds:,.1f} s" if seconds is not None else "-", class_="number"),
     )
+
+
+def _short(digest: str) -> _Html:
+    return _tag("span", f" @{digest[:19]}", title=digest)
 
 
 def _told(matrix: Mapping[str, Any], image: int) -> tuple[int | None, list[str], float | None]:

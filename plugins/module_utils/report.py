@@ -70,8 +70,8 @@ def document(
 ) -> dict[str, Any]:
     """Everything that a report tells, as plain data.
 
-    :param result: what image_puller_info returned, or the ``report`` of image_puller_daemonset; of one set, or with
-        ``sets``. ValueError if it has neither rows nor matrix.
+    :param result: what image_puller_info returned, of one set or of all ``sets``. ValueError if it has neither rows
+        nor matrix.
     :param time: when it was read, in RFC 3339.
     :param version: the collection's version.
     :param notes: sentences that belong to it.
@@ -191,7 +191,7 @@ def _named(names: Iterable[str]) -> dict[str, Any]:
 
 
 def image_counts(each: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each image of a set: name, image, nodes that count, how many of them are in each state or class of failure."""
+    """Each image of a set: name, image, nodes that count, how many of them are in each state and class of failure."""
     matrix = each["matrix"]
     counts = [node not in each["excused"] for node in matrix["nodes"]]
     found = []

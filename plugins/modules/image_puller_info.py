@@ -22,7 +22,14 @@ options:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
     type: bool
     default: true
+  matrix:
+    description:
+      - Whether to return RV(matrix) and leave RV(rows) empty. It has the same in a small part of the space, for
+        M(kubecache.image_puller.image_puller_report).
+    type: bool
+    default: false
 seealso:
+  - module: kubecache.image_puller.image_puller_report
   - module: kubecache.image_puller.image_puller_daemonset
 author:
   - Image Puller maintainers (@kubecache)
@@ -121,6 +128,11 @@ rows:
       since: "2026-01-01T00:00:00Z"
       pull_seconds: 0.8
       size: 1185181
+matrix:
+  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
+  returned: when O(matrix=true)
+  type: str
+  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
   returned: always
@@ -144,12 +156,19 @@ from typing import Any
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, observe, read_settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import from_rows, pack
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAME_ARGUMENTS, make_module, run
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
 
+ARGUMENTS: dict[str, Any] = {
+    "read_nodes": {"type": "bool", "default": True},
+    "matrix": {"type": "bool", "default": False},
+}
+
+
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, {"read_nodes": {"type": "bool", "default": True}})
+    module = make_module(NAME_ARGUMENTS, ARGUMENTS)
     image_set = ImageSet(module.params["namespace"], module.params["config_map_name"])
 
     def work(cluster: Cluster) -> dict[str, Any]:
@@ -163,9 +182,13 @@ def main() -> None:
             settings = reading.settings
             live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
             report = observe(cluster, settings.images, live, read_nodes=module.params["read_nodes"])
+        told = report.as_dict()
+        if module.params["matrix"]:
+            told["rows"] = []
+            told["matrix"] = pack(from_rows(report.rows, [(i.name, i.image) for i in report.images], report.nodes))
         return {
             "changed": False,
-            **report.as_dict(),
+            **told,
             "settings": to_options(reading.settings) if reading.settings else None,
             "problems": [str(problem) for problem in reading.problems],
         }

@@ -12,9 +12,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix impo
 TEAM = "registry.example.com/team"
 DAEMONSET = {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 4}
 NAMES = (
-    "java11 java17 java21 golang node20 node22 python311 python312 dotnet8 php83 rust theia che-code idea pycharm"
-    " universal-developer base-developer kubedock plugin-registry terminal"
-).split()
+    *("java11", "java17", "java21", "golang", "node20", "node22", "python311", "python312", "dotnet8", "php83"),
+    *("rust", "theia", "che-code", "idea", "pycharm", "universal-developer", "base-developer", "kubedock"),
+    *("plugin-registry", "terminal"),
+)
 NOT_FOUND = (
     'failed to pull and unpack image "{image}": failed to resolve image: {image}: not found',
     "not_found",
@@ -77,7 +78,9 @@ def result(rows: Sequence[Row], *, packed: bool = False, **more: Any) -> dict[st
         "problems": [],
         "settings": {"images": [{"name": name, "image": image} for name, image in images]},
     }
-    told["matrix" if packed else "rows"] = pack(from_rows(rows, images, nodes)) if packed else [r.as_dict() for r in rows]
+    told["matrix" if packed else "rows"] = (
+        pack(from_rows(rows, images, nodes)) if packed else [r.as_dict() for r in rows]
+    )
     return {**told, **more}
 
 
