@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     carry_out,
     desired_daemonset,
     is_openshift,
+    look,
+    now,
     observe,
+    read_owners,
     read_settings,
     remove_former_daemonsets,
 )
@@ -85,11 +89,11 @@ class Controller:
             threading.Thread(target=self._watch, args=(kind,), name=f"watch {kind}", daemon=True).start()
         self._wake.set()
         while True:
-            now = self._moved = time.monotonic()
-            if self._wake.is_set() or now >= self._retry_at:
+            moment = self._moved = time.monotonic()
+            if self._wake.is_set() or moment >= self._retry_at:
                 self._wake.clear()
                 self._guarded(self._reconcile)
-            elif now >= self._check_at:
+            elif moment >= self._check_at:
                 self._guarded(self._check)
             due = min(self._retry_at, self._check_at) - time.monotonic()
             self._wake.wait(min(_TICK, max(0.0, due)))
@@ -150,8 +154,14 @@ class Controller:
         if self._openshift is None:
             self._openshift = is_openshift(self._cluster)
         live = self._cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        desired = desired_daemonset(self._cluster, self._names, settings, live, openshift=self._openshift)
-        decision = decide(desired, live)
+        config_map, deployment = read_owners(self._cluster, self._names, live)
+        desired = desired_daemonset(
+            settings, self._names, live, config_map=config_map, deployment=deployment, openshift=self._openshift
+        )
+        guard, warning = Guard.read(config_map, now())
+        self._say("guard", warning, logging.WARNING)
+        observed = observe(self._cluster, settings, live)
+        decision = decide(desired, observed, now=now(), guard=guard, max_unavailable=settings.max_unavailable)
         reasons = "; ".join(decision.reasons)
         if decision.action == "wait":
             self._say("decision", f"wait: {reasons}")
@@ -160,7 +170,7 @@ class Controller:
             level = logging.ERROR if decision.action == "refuse" else logging.INFO
             self._say("decision", f"{decision.action}: {reasons}" if reasons else "", level)
         else:
-            change = carry_out(self._cluster, decision, desired, live)
+            change = carry_out(self._cluster, decision, desired, live, image_set=self._names, config_map=config_map)
             self._said["decision"] = ""
             if change.changed:
                 log.info("%s %s: %s", change.action, change.name, reasons)
@@ -179,8 +189,7 @@ class Controller:
             self._check_at = time.monotonic() + interval
             return
         settings = self._settings
-        live = self._cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        report = observe(self._cluster, settings.images, live)
+        report = look(self._cluster, settings)
         self.metrics.report(report)
         cached, rows = sum(row.state == "cached" for row in report.counted), len(report.counted)
         told = f"{report.verdict}: {cached} of {rows} cached ({len(report.images)} images, {len(report.nodes)} nodes)"

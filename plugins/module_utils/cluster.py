@@ -209,10 +209,13 @@ class Cluster:
         *,
         uid: str = "",
         propagation: str = "Background",
+        grace_seconds: int | None = None,
         dry_run: bool = False,
     ) -> bool:
-        """Delete one object (this very one, if a uid is given); False where it was not there."""
+        """Delete one object (this very one, if a uid is given); False where it was not there any more."""
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
         if uid:
             body["preconditions"] = {"uid": uid}
         if dry_run:
@@ -220,10 +223,20 @@ class Cluster:
         try:
             self._request("DELETE", kind, namespace, name, body=body)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 or (uid and error.status == 409):  # 409: there is another one of that name.
                 return False
             raise
         return True
+
+    def annotate(
+        self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False
+    ) -> None:
+        """Set annotations (None: take away) of an object that is there, and nothing else of it."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        query = {"field_manager": f"{MANAGER}.state", "dry_run": "All" if dry_run else None}
+        self._request(
+            "PATCH", kind, namespace, name, query=query, body=body, content_type="application/merge-patch+json"
+        )
 
     def raw(self, path: str, accept: str = "application/json") -> dict[str, Any]:
         """Any other document of the API, for example discovery."""

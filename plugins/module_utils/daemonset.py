@@ -6,14 +6,24 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import BUILDER, DAEMONSET, IMAGE_SET, LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    BUILDER,
+    DAEMONSET,
+    IMAGE_SET,
+    LABELS,
+    REVISION,
+    metadata,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity import (
     container_security,
     pod_security,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import canonical_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
 
 # Raised whenever the template of an unchanged set changes: it costs every user one roll of the cache.
@@ -22,6 +32,8 @@ BUILDER_NUMBER = 1
 # Nodes on which no kubelet of ours holds images: the labels that virtual-kubelet and EKS Fargate document.
 VIRTUAL_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
 
+# What the API server writes on a DaemonSet, and the DaemonSet controller on each of its pods.
+_GENERATION, _POD_GENERATION = "deprecated.daemonset.template.generation", "pod-template-generation"
 _HELPER_VOLUME = "kip"
 _HELPER_PATH = "/kip"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -34,6 +46,7 @@ def build_daemonsets(
     owners: Sequence[Mapping[str, Any]] = (),
     selector: Mapping[str, str] | None = None,
     openshift: bool = False,
+    rolled_by_controller: bool = False,
 ) -> list[dict[str, Any]]:
     """The DaemonSets of one image set: one pod a node, one container an image, in the order of the list.
 
@@ -41,38 +54,73 @@ def build_daemonsets(
         as far as they exist, as the API server returns them).
     :param selector: the ``matchLabels`` of a DaemonSet that is already there; they are immutable, so they are adopted.
     :param openshift: the SCC of the namespace assigns the user, so none is named.
+    :param rolled_by_controller: a controller of ours exchanges the pods (OnDelete); else the DaemonSet controller does.
     """
     labels = {**LABELS, "app.kubernetes.io/component": "cache", IMAGE_SET: config_map_name}
     match_labels = dict(selector) if selector else {DAEMONSET: settings.daemonset_name}
-    metadata: dict[str, Any] = {
+    data: dict[str, Any] = {
         "name": settings.daemonset_name,
         "namespace": settings.namespace,
         "labels": labels,
         "ownerReferences": [_owner_reference(owner) for owner in owners],
     }
     if settings.daemonset_annotations:
-        metadata["annotations"] = dict(settings.daemonset_annotations)
+        data["annotations"] = dict(settings.daemonset_annotations)
+    roll: dict[str, Any] = {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": _int_or_percent(settings.max_unavailable), "maxSurge": 0},
+    }
+    template: dict[str, Any] = {
+        "metadata": {
+            "labels": {**labels, DAEMONSET: settings.daemonset_name, **match_labels},
+            "annotations": {BUILDER: str(BUILDER_NUMBER)},
+        },
+        "spec": _pod_spec(settings, openshift),
+    }
+    template["metadata"]["annotations"][REVISION] = _fingerprint(template)
     return [
         {
             "apiVersion": "apps/v1",
             "kind": "DaemonSet",
-            "metadata": metadata,
+            "metadata": data,
             "spec": {
                 "selector": {"matchLabels": match_labels},
-                "updateStrategy": {
-                    "type": "RollingUpdate",
-                    "rollingUpdate": {"maxUnavailable": _int_or_percent(settings.max_unavailable), "maxSurge": 0},
-                },
-                "template": {
-                    "metadata": {
-                        "labels": {**labels, DAEMONSET: settings.daemonset_name, **match_labels},
-                        "annotations": {BUILDER: str(BUILDER_NUMBER)},
-                    },
-                    "spec": _pod_spec(settings, openshift),
-                },
+                "updateStrategy": {"type": "OnDelete"} if rolled_by_controller else roll,
+                "template": template,
             },
         }
     ]
+
+
+def is_current(daemonset: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
+    """Whether a pod is of the DaemonSet's present template, whatever admission has made of the pod's images.
+
+    A template that was changed and changed back has a new generation and the same revision: its pods are current.
+    """
+    generation = (metadata(daemonset).get("annotations") or {}).get(_GENERATION)
+    if generation and (metadata(pod).get("labels") or {}).get(_POD_GENERATION) == generation:
+        return True
+    template = daemonset["spec"]["template"]
+    wanted = revision(template)
+    same = (metadata(pod).get("annotations") or {}).get(REVISION) == wanted if wanted else generation is None
+    return same and _images_of(template["spec"]) == _images_of(pod["spec"])
+
+
+def revision(template: Mapping[str, Any]) -> str:
+    """The fingerprint that the builder wrote on a pod template; empty where it did not."""
+    return str((metadata(template).get("annotations") or {}).get(REVISION, ""))
+
+
+def _images_of(pod_spec: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(container.get("name"), container.get("image")) for container in pod_spec.get("containers") or ()]
+
+
+def _fingerprint(template: Mapping[str, Any]) -> str:
+    same = copy.deepcopy(dict(template))
+    for container in [*same["spec"]["initContainers"], *same["spec"]["containers"]]:
+        for amounts in container["resources"].values():  # ".05" and "50m" are no reason to restart a pod.
+            amounts.update({name: canonical_quantity(amount) for name, amount in amounts.items()})
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def builder_number(daemonset: Mapping[str, Any]) -> int:

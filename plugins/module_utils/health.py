@@ -12,23 +12,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import is_current
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
     is_tainted_by_state,
     selects,
     toleration_for,
     untolerated,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage, Settings
 
 STATES = ("cached", "pulling", "waiting", "failed", "not_applicable", "released")
 VERDICTS = ("Absent", "Progressing", "Healthy", "Degraded", "NoMatchingNodes", "InvalidSettings")
-JUST_JOINED = 60  # Seconds that a new node has before it counts.
+# Why a node does not count.
+GOING, NOT_READY = "the node is going away", "the node is not ready"
+CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has just joined"
+TERMINATING = "the pod is terminating"
 
 # What the kubelet calls an image that it could not get.
 _PULL_REASONS = (
@@ -85,9 +91,26 @@ REMEDIES = {
 }
 _GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 _NOT_ITS_TURN = "pull QPS exceeded"
+# What a container waits for before the kubelet has told anything of its image.
+_STARTING = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(frozen=True)
+class Grace:
+    """Seconds: ``new_node`` before a node that joined counts (and before the DaemonSet controller is called late),
+    ``progress`` without any before what is still to come is called a failure.
+    """
+
+    new_node: float = 60.0
+    progress: float = 600.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Grace:
+        """As the settings say."""
+        return cls(float(settings.new_node_grace), float(settings.progress_grace))
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image on one node, None where nobody told; ``since`` in RFC 3339, ``size`` in bytes, ``held``: not for GC."""
 
@@ -103,6 +126,13 @@ class Row:
     since: str | None = None
     pull_seconds: float | None = None
     size: int | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to come: it is held, or never will be by what is there now."""
+        if self.state == "cached":
+            return self.held or self.reason in _AFTER_PULL
+        return self.state in ("failed", "not_applicable", "released")
 
     def as_dict(self) -> dict[str, Any]:
         """The row as the modules return it."""
@@ -133,47 +163,99 @@ class Report:
         """The rows of the nodes that are not excused."""
         return tuple(row for row in self.rows if row.node not in self.excused)
 
+    def is_ready(self, node: str) -> bool:
+        """Whether the node's kubelet is known to be at work; not where nodes may not be read."""
+        return not self.inferred and self.excused.get(node) in (None, TERMINATING)
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """Numbers of images and nodes, and of rows in each state."""
+        return {
+            "images": len(self.images),
+            "nodes": len(self.nodes) - len(self.excused),
+            "excused_nodes": len(self.excused),
+            **_count(self.counted),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The shape that the modules return: always all keys."""
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "inferred": self.inferred,
-            "summary": {
-                "images": len(self.images),
-                "nodes": len(self.nodes) - len(self.excused),
-                "excused_nodes": len(self.excused),
-                **_count(self.counted),
-            },
-            "images": [self._image(image) for image in self.images],
-            "nodes": [self._node(node) for node in self.nodes]
-            + [{"name": node, "excused": None, "skipped": why, **_count(())} for node, why in self.skipped.items()],
+            "summary": self.summary,
+            "images": self._images(),
+            "nodes": self._nodes(),
             "rows": [row.as_dict() for row in self.rows],
             "daemonset": dict(self.daemonset) if self.daemonset else None,
         }
 
-    def _image(self, image: CachedImage) -> dict[str, Any]:
-        rows = [row for row in self.counted if row.name == image.name]
-        worst = next((row for row in rows if row.state == "failed"), None) or next(
-            (row for row in rows if row.state != "cached" or row.reason), None
-        )
-        return {
-            "name": image.name,
-            "image": image.image,
-            "nodes": len(rows),
-            **_count(rows),
-            "class": worst.class_ if worst else None,
-            "reason": worst.reason if worst else None,
-            "message": worst.message if worst else None,
-        }
+    def _images(self) -> list[dict[str, Any]]:
+        by_name: dict[str, list[Row]] = {image.name: [] for image in self.images}
+        for row in self.counted:
+            by_name[row.name].append(row)
+        return [_image(image, by_name[image.name]) for image in self.images]
 
-    def _node(self, node: str) -> dict[str, Any]:
-        rows = [row for row in self.rows if row.node == node]
-        return {"name": node, "excused": self.excused.get(node), "skipped": None, **_count(rows)}
+    def _nodes(self) -> list[dict[str, Any]]:
+        by_node: dict[str, list[Row]] = {node: [] for node in self.nodes}
+        for row in self.rows:
+            by_node[row.node].append(row)
+        counted = [
+            {"name": node, "excused": self.excused.get(node), "skipped": None, **_count(rows)}
+            for node, rows in by_node.items()
+        ]
+        none = _count(())
+        return counted + [{"name": node, "excused": None, "skipped": why, **none} for node, why in self.skipped.items()]
 
 
-def _count(rows: Sequence[Row]) -> dict[str, int]:
-    return {state: sum(row.state == state for row in rows) for state in STATES}
+def _image(image: CachedImage, rows: Sequence[Row]) -> dict[str, Any]:
+    worst = next((row for row in rows if row.state == "failed"), None) or next(
+        (row for row in rows if row.state != "cached" or row.reason), None
+    )
+    return {
+        "name": image.name,
+        "image": image.image,
+        "nodes": len(rows),
+        **_count(rows),
+        "class": worst.class_ if worst else None,
+        "reason": worst.reason if worst else None,
+        "message": worst.message if worst else None,
+    }
+
+
+def _count(rows: Iterable[Row]) -> dict[str, int]:
+    found = Counter(row.state for row in rows)
+    return {state: found[state] for state in STATES}
+
+
+def publish(report: Report) -> str:
+    """The verdict and a bounded summary as JSON for an annotation: no times, so that it changes only with the truth."""
+    failed: dict[tuple[str, str, str], list[Row]] = {}
+    for row in report.counted:
+        if row.state == "failed":
+            failed.setdefault((row.name, row.image, row.class_ or "other"), []).append(row)
+    worst = sorted(failed.items(), key=lambda item: (-len(item[1]), item[0]))[:5]
+    told = {
+        "verdict": report.verdict,
+        "reasons": [_shorten(reason) for reason in report.reasons[:3]],
+        "summary": report.summary,
+        "failures": [
+            {
+                "name": name,
+                "image": image,
+                "class": class_,
+                "nodes": len(rows),
+                "message": _shorten(rows[0].message or rows[0].reason or ""),
+            }
+            for (name, image, class_), rows in worst
+        ],
+        "generation": (report.daemonset or {}).get("generation"),
+    }
+    return json.dumps(told, sort_keys=True)
+
+
+def _shorten(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def classify(reason: str, message: str) -> str:
@@ -190,6 +272,7 @@ def assess(
     events: Iterable[Mapping[str, Any]] = (),
     *,
     now: datetime | None = None,
+    grace: Grace = Grace(),
 ) -> Report:
     """Judge one image set.
 
@@ -199,12 +282,13 @@ def assess(
     :param nodes: all nodes; None where they may not be read, then the pods and the DaemonSet's status tell of nodes.
     :param events: events of the pods and of the DaemonSet.
     :param now: the time to judge at.
+    :param grace: how long things may take.
     """
     wanted = tuple(images)
     if daemonset is None:
         return Report("Absent", ("the DaemonSet does not exist",), images=wanted, inferred=nodes is None)
     now = now or datetime.now(timezone.utc)
-    by_node = _pods_by_node(pods)
+    by_node = pods_by_node(pods)
     told = list(events)
     skipped: dict[str, str] = {}
     excused: dict[str, str] = {}
@@ -215,23 +299,19 @@ def assess(
         pod_spec = daemonset["spec"]["template"]["spec"]
         documents, skipped = _matching_nodes(pod_spec, nodes)
         names = sorted(documents)
-        excuses = {name: _excuse(pod_spec, documents[name], by_node.get(name), daemonset, now) for name in names}
+        excuses = {name: _excuse(pod_spec, documents[name], by_node.get(name), daemonset, now, grace) for name in names}
         excused = {name: why for name, why in excuses.items() if why}
     pulls = _pull_events(told)
-    rows = tuple(_row(image, name, by_node.get(name), documents.get(name), pulls) for name in names for image in wanted)
-    rows = _not_applicable(rows, excused)
-    verdict, reasons = _verdict(
-        daemonset,
-        rows,
-        names=names,
-        excused=excused,
-        skipped=skipped,
-        failed_create=_failed_create(told),
-        inferred=nodes is None,
+    made = tuple(
+        row for name in names for row in _rows(wanted, name, by_node.get(name), documents.get(name), daemonset, pulls)
     )
+    rows = _not_applicable(made, excused)
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
-    return Report(verdict, reasons, rows, wanted, tuple(names), excused, skipped, nodes is None, named)
+    report = Report("", (), rows, wanted, tuple(names), excused, skipped, nodes is None, named)
+    quiet = (now - _last_progress(daemonset, by_node.values(), pulls)).total_seconds()
+    verdict, reasons = _verdict(daemonset, report, _failed_create(told), quiet, grace)
+    return replace(report, verdict=verdict, reasons=reasons)
 
 
 def pull_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -283,25 +363,26 @@ def _excuse(
     pod: Mapping[str, Any] | None,
     daemonset: Mapping[str, Any],
     now: datetime,
+    grace: Grace,
 ) -> str | None:
     spec = node.get("spec") or {}
     if node["metadata"].get("deletionTimestamp") or any(t.get("key") in _GOING for t in spec.get("taints") or ()):
-        return "the node is going away"
+        return GOING
     conditions = {c.get("type"): c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
     if conditions.get("Ready") != "True" or any(map(is_tainted_by_state, untolerated(pod_spec, node))):
-        return "the node is not ready"
+        return NOT_READY
     if pod is None:
         if spec.get("unschedulable"):
-            return "the node is cordoned and has no pod"
-        joined, made = (_time(obj["metadata"].get("creationTimestamp")) for obj in (node, daemonset))
-        if joined and made and joined > made and (now - joined).total_seconds() < JUST_JOINED:
-            return "the node has just joined"
+            return CORDONED
+        joined, made = (read_time(obj["metadata"].get("creationTimestamp")) for obj in (node, daemonset))
+        if joined and made and joined > made and (now - joined).total_seconds() < grace.new_node:
+            return JUST_JOINED
     elif pod["metadata"].get("deletionTimestamp"):
-        return "the pod is terminating"
+        return TERMINATING
     return None
 
 
-def _pods_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def pods_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The pod that counts on each node: not a terminating one if there is another, else the youngest."""
     chosen: dict[str, Mapping[str, Any]] = {}
     order = sorted(
@@ -319,7 +400,8 @@ def _pods_by_node(pods: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return chosen
 
 
-def _time(text: str | None) -> datetime | None:
+def read_time(text: str | None) -> datetime | None:
+    """A time of the API, which is UTC where it names no zone; None for what is no time."""
     try:
         read = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
     except ValueError:
@@ -388,35 +470,67 @@ def go_seconds(text: str) -> float | None:
     return round(sum(float(number) * units[unit] for number, unit in parts), 6)
 
 
-def _row(
-    image: CachedImage,
+def _rows(
+    images: Sequence[CachedImage],
     node: str,
     pod: Mapping[str, Any] | None,
     document: Mapping[str, Any] | None,
+    daemonset: Mapping[str, Any],
     pulls: Mapping[tuple[str, str], _Pull],
-) -> Row:
-    row = _row_of_pod(image, node, pod, pulls)
-    if row.state in ("waiting", "pulling") and document is not None and _on_node(image.image, document):
-        return Row(node, image.name, image.image, "cached", reason=row.reason, message="the node lists the image")
-    return row
+) -> list[Row]:
+    """All rows of one node."""
+    told = _OnNode(node, pod, pod is not None and is_current(daemonset, pod), pulls)
+    rows = [_row(image, told) for image in images]
+    if document is None or all(row.state not in ("waiting", "pulling") for row in rows):
+        return rows
+    listed = {name for entry in (document.get("status") or {}).get("images") or () for name in entry.get("names") or ()}
+    return [
+        Row(node, row.name, row.image, "cached", reason=row.reason, message="the node lists the image")
+        if row.state in ("waiting", "pulling") and _lists(listed, row.image)
+        else row
+        for row in rows
+    ]
 
 
-def _row_of_pod(
-    image: CachedImage, node: str, pod: Mapping[str, Any] | None, pulls: Mapping[tuple[str, str], _Pull]
-) -> Row:
+class _OnNode:
+    """What tells of one node's images, looked up by name once."""
+
+    def __init__(
+        self, node: str, pod: Mapping[str, Any] | None, current: bool, pulls: Mapping[tuple[str, str], _Pull]
+    ) -> None:
+        self.node = node
+        self.pod = pod
+        self.current = current
+        self.status: Mapping[str, Any] = (pod or {}).get("status") or {}
+        self.uid = (pod or {"metadata": {}})["metadata"].get("uid", "")
+        self.pulls = pulls
+        # Of a current pod each container is what it is called, whatever admission has made of its image.
+        self.images = {c.get("name"): c.get("image") for c in ((pod or {}).get("spec") or {}).get("containers") or ()}
+        self.containers = {c.get("name"): c for c in self.status.get("containerStatuses") or ()}
+
+    def image_of(self, image: CachedImage) -> str | None:
+        """The reference that the pod asks for in the place of this image; None where it is not of it."""
+        found = self.images.get(image.name)
+        return found if found == image.image or (found and self.current) else None
+
+    def pull(self, reference: str) -> _Pull | None:
+        return self.pulls.get((self.uid, reference))
+
+
+def _row(image: CachedImage, on: _OnNode) -> Row:
     def row(state: str, **more: Any) -> Row:
-        return Row(node, image.name, image.image, state, **more)
+        return Row(on.node, image.name, image.image, state, **more)
 
-    if pod is None:
+    if on.pod is None:
         return row("waiting", reason="NoPod", message="there is no pod on the node yet")
-    status = pod.get("status") or {}
+    status = on.status
     if status.get("phase") == "Failed" and status.get("reason") in ("Evicted", "NodePressure"):
         return row("released", reason=status["reason"], message=status.get("message"))
-    containers = pod["spec"].get("containers") or ()
-    if not any(c.get("name") == image.name and c.get("image") == image.image for c in containers):
+    reference = on.image_of(image)
+    if reference is None:
         return row("waiting", reason="OldRevision", message="the node still has a pod of the former list")
-    container = next((c for c in status.get("containerStatuses") or () if c.get("name") == image.name), None)
-    told = pulls.get((pod["metadata"].get("uid", ""), image.image))
+    container = on.containers.get(image.name)
+    told = on.pull(reference)
     pull = {"pull_seconds": told.seconds, "size": told.size} if told else {}
     state = (container or {}).get("state") or {}
     waiting = state.get("waiting") or {}
@@ -438,10 +552,15 @@ def _row_of_pod(
         return _failed(row, *helper, None)
     if told and told.state == "pulling":
         return row("pulling", since=told.since)
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return row("waiting", reason=condition.get("reason"), message=condition.get("message"))
-    return row("waiting", reason=reason or status.get("reason"), message=message or status.get("message"))
+    if reason and reason not in _STARTING:  # Something that no kubelet has said before: better shown than waited for.
+        return _failed(row, reason, message or "", None)
+    unscheduled: Mapping[str, Any] = next((c for c in status.get("conditions") or () if _says_unscheduled(c)), {})
+    told_of_pod = {"reason": reason or status.get("reason"), "message": message or status.get("message")}
+    return row("waiting", **{key: unscheduled.get(key) or value for key, value in told_of_pod.items()})
+
+
+def _says_unscheduled(condition: Mapping[str, Any]) -> bool:
+    return condition.get("type") == "PodScheduled" and condition.get("status") == "False"
 
 
 def _failed(row: Any, reason: str, message: str, told: _Pull | None) -> Row:
@@ -478,13 +597,13 @@ def _digest(image_id: str) -> str | None:
     return match.group() if match else None
 
 
-def _on_node(image: str, document: Mapping[str, Any]) -> bool:
+def _lists(listed: Set[str], image: str) -> bool:
+    if image in listed:
+        return True
     try:
-        full = str(parse_reference(image))
+        return str(parse_reference(image)) in listed
     except InvalidReference:
         return False
-    listed = (document.get("status") or {}).get("images") or ()
-    return any(name in (full, image) for entry in listed for name in entry.get("names") or ())
 
 
 def _not_applicable(rows: tuple[Row, ...], excused: Mapping[str, str]) -> tuple[Row, ...]:
@@ -505,60 +624,119 @@ def _failed_create(events: Iterable[Mapping[str, Any]]) -> str | None:
     return str(max(said, key=_event_time).get("message")) if said else None
 
 
+def _last_progress(
+    daemonset: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], pulls: Mapping[tuple[str, str], _Pull]
+) -> datetime:
+    """When something last arrived, began to be held or was changed: what starts the clock of the grace anew.
+
+    Containers that started once count, those that are started again and again don't.
+    """
+    moments = [daemonset["metadata"].get("creationTimestamp"), _changed(daemonset)]
+    moments += [pull.since for pull in pulls.values() if pull.state == "cached"]
+    for pod in pods:
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            if not container.get("restartCount"):
+                moments.append(((container.get("state") or {}).get("running") or {}).get("startedAt"))
+    # RFC 3339 in UTC sorts as text, so that only the last is read.
+    last = read_time(max((moment for moment in moments if moment), default=None))
+    return last or datetime.min.replace(tzinfo=timezone.utc)
+
+
+def _changed(daemonset: Mapping[str, Any]) -> str | None:
+    """When the DaemonSet's spec was applied last; its status is written all the time."""
+    times = [
+        entry.get("time")
+        for entry in daemonset["metadata"].get("managedFields") or ()
+        if entry.get("manager") == MANAGER and not entry.get("subresource")
+    ]
+    return max((time for time in times if time), default=None)
+
+
 def _verdict(
-    daemonset: Mapping[str, Any],
-    rows: tuple[Row, ...],
-    *,
-    names: Sequence[str],
-    excused: Mapping[str, str],
-    skipped: Mapping[str, str],
-    failed_create: str | None,
-    inferred: bool,
+    daemonset: Mapping[str, Any], report: Report, failed_create: str | None, quiet: float, grace: Grace
 ) -> tuple[str, tuple[str, ...]]:
+    """:param quiet: seconds since the last progress."""
     status = daemonset.get("status") or {}
-    observed = status.get("observedGeneration", 0) >= daemonset["metadata"].get("generation", 0)
+    generation = daemonset["metadata"].get("generation", 0)
+    observed = status.get("observedGeneration", 0) >= generation
     if daemonset["metadata"].get("deletionTimestamp"):
         return "Progressing", ("the DaemonSet is being deleted",)
-    if inferred and not observed:
+    if not observed and quiet > max(grace.new_node, 1.0):
+        return "Degraded", (
+            f"the DaemonSet controller has not seen generation {generation} for {_duration(quiet)}. Nothing that is "
+            "done to the DaemonSet mends that. Remedy: look at kube-controller-manager",
+        )
+    if report.inferred and not observed:
         return "Progressing", ("the DaemonSet controller has not seen the DaemonSet yet",)
-    expected = status.get("desiredNumberScheduled", 0) if inferred else len(names)
+    expected = status.get("desiredNumberScheduled", 0) if report.inferred else len(report.nodes)
     if not expected:
         reasons = ["no node matches the node selector, affinity and tolerations"]
-        reasons += [f"node {name} is skipped: {why}" for name, why in list(skipped.items())[:5]]
+        reasons += [f"node {name} is skipped: {why}" for name, why in list(report.skipped.items())[:5]]
         return "NoMatchingNodes", tuple(reasons)
-    counted = [row for row in rows if row.node not in excused]
-    if not counted and not inferred:
-        why = ", ".join(sorted(set(excused.values())))
-        return "Progressing", (f"none of the nodes that match counts now ({_nodes(len(names))}: {why})",)
-    failed = [row for row in counted if row.state == "failed"]
+    if not report.counted and not report.inferred:
+        why = ", ".join(sorted(set(report.excused.values())))
+        return "Progressing", (f"none of the nodes that match counts now ({_nodes(len(report.nodes))}: {why})",)
+    failed = [row for row in report.counted if row.state == "failed"]
     if failed:
         return "Degraded", tuple(failure_sentences(failed))
-    missing = expected - len(names) if inferred else 0
-    pending = [row for row in counted if row.state in ("waiting", "pulling")]
-    # On the node, and no container holds it yet; one that can't be created never will, and nothing mends that.
-    unheld = [row for row in counted if row.state == "cached" and not row.held and row.reason not in _AFTER_PULL]
-    lacking = missing > 0 or any(row.reason == "NoPod" for row in (*pending, *unheld))
-    if lacking and failed_create:
+    missing = max(0, expected - len(report.nodes)) if report.inferred else 0
+    to_come = _to_come(report.counted, missing)
+    if failed_create and (missing or any(row.reason == "NoPod" for row in report.counted)):
         return "Degraded", (f"pods can't be created: {failed_create}",)
-    reasons = []
+    if to_come and quiet > grace.progress:
+        return "Degraded", (f"nothing has moved for {_duration(quiet)}", *to_come)
     if not observed:
-        reasons.append("the DaemonSet controller has not seen the last change yet")
+        to_come = ("the DaemonSet controller has not seen the last change yet", *to_come)
+    return ("Progressing", to_come) if to_come else ("Healthy", _healthy_but(report.counted))
+
+
+def _to_come(rows: Iterable[Row], missing: int) -> tuple[str, ...]:
+    """What has to arrive, or to be held, before the set is healthy."""
+    reasons = []
+    pending = [row for row in rows if row.state in ("waiting", "pulling")]
     if pending:
-        images = len({row.name for row in pending})
-        still = "1 image is" if images == 1 else f"{images} images are"
-        reasons.append(f"{still} still to come on {_nodes(len({row.node for row in pending}))}")
+        reasons.append(f"{_are(pending)} still to come on {_nodes_of(pending)}{_said(pending)}")
+    # On the node, and no container holds it yet; one that can't be created never will, and nothing mends that.
+    unheld = [row for row in rows if row.state == "cached" and not row.settled]
     if unheld:
-        images = len({row.name for row in unheld})
-        there = "1 image is" if images == 1 else f"{images} images are"
-        reasons.append(f"{there} there and not held yet on {_nodes(len({row.node for row in unheld}))}")
-    if missing > 0:
+        reasons.append(f"{_are(unheld)} there and not held yet on {_nodes_of(unheld)}")
+    if missing:
         reasons.append(f"{_nodes(missing)} without a pod yet")
-    if reasons:
-        return "Progressing", tuple(reasons)
-    released = [row for row in counted if row.state == "released"]
+    return tuple(reasons)
+
+
+def _healthy_but(rows: Iterable[Row]) -> tuple[str, ...]:
+    """What is worth saying of a set all of whose images are there."""
+    notes = []
+    released = [row for row in rows if row.state == "released"]
     if released:
-        return "Healthy", (f"the cache was given back on {_nodes(len({row.node for row in released}))} under pressure",)
-    return "Healthy", ()
+        notes.append(f"the cache was given back on {_nodes_of(released)} under pressure")
+    idle = [row for row in rows if row.state == "cached" and row.reason]
+    if idle:
+        why = ", ".join(sorted({str(row.reason) for row in idle})[:3])
+        notes.append(f"{_are(idle)} cached although the container does not run on {_nodes_of(idle)} ({why})")
+    return tuple(notes)
+
+
+def _are(rows: Iterable[Row]) -> str:
+    images = len({row.name for row in rows})
+    return "1 image is" if images == 1 else f"{images} images are"
+
+
+def _nodes_of(rows: Iterable[Row]) -> str:
+    return _nodes(len({row.node for row in rows}))
+
+
+def _said(rows: Sequence[Row]) -> str:
+    """What the cluster says of the first that waits for more than its turn."""
+    for row in rows:
+        if row.message and row.reason not in ("NoPod", "OldRevision", *_STARTING):
+            return f" ({row.node}: {_shorten(row.message)})"
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _nodes(count: int) -> str:

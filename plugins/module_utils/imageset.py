@@ -9,19 +9,34 @@ The modules and the controller share these steps; the decision between them is `
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, describe, is_ours
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision
+from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    DEPLOYMENT,
+    GUARD,
+    IMAGE_SET,
+    describe,
+    is_ours,
+    metadata,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
+    DELETION_GRACE,
+    Decision,
+    Observed,
+    decide,
+    judged,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
     DEFAULT_IMAGES,
-    CachedImage,
     Reading,
     Settings,
     format_images,
@@ -61,24 +76,49 @@ def merge_options(cluster: Cluster, image_set: ImageSet, options: Mapping[str, A
     return Reading(reading.settings, reading.problems, (*reading.notes, note))
 
 
+def controller_of(config_map: Mapping[str, Any] | None, image_set: ImageSet) -> str:
+    """The Deployment whose controller keeps a set: its ConfigMap's label names it, else it is the installation's."""
+    return str((metadata(config_map or {}).get("labels") or {}).get(DEPLOYMENT) or image_set.deployment_name)
+
+
 def desired_daemonset(
-    cluster: Cluster, image_set: ImageSet, settings: Settings, live: Mapping[str, Any] | None, *, openshift: bool
+    settings: Settings,
+    image_set: ImageSet,
+    live: Mapping[str, Any] | None,
+    *,
+    config_map: Mapping[str, Any] | None,
+    deployment: Mapping[str, Any] | None,
+    openshift: bool,
+    may_delete_pods: bool = True,
 ) -> dict[str, Any]:
-    """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there."""
+    """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there.
+
+    :param config_map: the set's; :param deployment: its controller's; None where there is none.
+    :param may_delete_pods: whether the controller has the right that its own roll needs; without a controller that
+        runs, or without that right, the DaemonSet controller rolls.
+    """
     owners = []
     if settings.namespace == image_set.namespace:  # An owner in another namespace does not exist for the API.
-        owners.append(_owner(cluster, "ConfigMap", image_set.config_map_name, image_set.namespace, live))
-        if image_set.deployment_name:
-            owners.append(_owner(cluster, "Deployment", image_set.deployment_name, image_set.namespace, live))
-    selector = ((live or {}).get("spec") or {}).get("selector", {}).get("matchLabels")
+        owners = [owner for owner in (config_map, deployment) if owner and not metadata(owner).get("deletionTimestamp")]
+    runs = deployment is not None and (deployment.get("spec") or {}).get("replicas", 1) != 0
     (daemonset,) = build_daemonsets(
         settings,
         config_map_name=image_set.config_map_name,
-        owners=[owner for owner in owners if owner and not owner["metadata"].get("deletionTimestamp")],
-        selector=selector,
+        owners=owners,
+        selector=((live or {}).get("spec") or {}).get("selector", {}).get("matchLabels"),
         openshift=openshift,
+        rolled_by_controller=runs and may_delete_pods,
     )
     return daemonset
+
+
+def read_owners(
+    cluster: Cluster, image_set: ImageSet, live: Mapping[str, Any] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The set's ConfigMap and its controller's Deployment."""
+    config_map = _owner(cluster, "ConfigMap", image_set.config_map_name, image_set.namespace, live)
+    name = controller_of(config_map, image_set)
+    return config_map, _owner(cluster, "Deployment", name, image_set.namespace, live) if name else None
 
 
 def _owner(
@@ -106,19 +146,60 @@ def is_openshift(cluster: Cluster) -> bool:
     return True
 
 
-def observe(
-    cluster: Cluster,
-    images: Sequence[CachedImage],
-    live: Mapping[str, Any] | None,
-    *,
-    read_nodes: bool = True,
-) -> Report:
+def observe(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *, read_nodes: bool = True) -> Observed:
     """Read what tells of the set and judge it; nodes that may not be read are inferred from the pods."""
     if live is None:
-        return assess(images, None, [], [] if read_nodes else None)
+        return Observed(None, (), assess(settings.images, None, [], [] if read_nodes else None))
     pods = pods_of(cluster, live)
     events = _events(cluster, live["metadata"]["namespace"], {_uid(live), *map(_uid, pods)})
-    return assess(images, live, pods, _nodes(cluster) if read_nodes else None, events)
+    nodes = _nodes(cluster) if read_nodes else None
+    return Observed(live, pods, assess(settings.images, live, pods, nodes, events, grace=Grace.of(settings)))
+
+
+def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True) -> Report:
+    """The truth about one set as it is now, with how far a roll has come."""
+    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    observed = observe(cluster, settings, live, read_nodes=read_nodes)
+    if live is None or live["metadata"].get("deletionTimestamp"):
+        return observed.report
+    step = next_step(live, observed.pods, observed.report, settings.max_unavailable, now())
+    return judged(observed.report, Decision("none", step=step))
+
+
+def now() -> datetime:
+    """The time, as the pure core takes it."""
+    return datetime.now(timezone.utc)
+
+
+def keep(
+    cluster: Cluster,
+    image_set: ImageSet,
+    settings: Settings,
+    *,
+    openshift: bool,
+    recreate: str = "unhealthy",
+    read_nodes: bool = True,
+    dry_run: bool = False,
+) -> tuple[Decision, Change, tuple[str, ...]]:
+    """One pass over one set, as a module makes it: read, decide, carry out; and warnings."""
+    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    config_map, deployment = read_owners(cluster, image_set, live)
+    desired = desired_daemonset(
+        settings, image_set, live, config_map=config_map, deployment=deployment, openshift=openshift
+    )
+    guard, warning = Guard.read(config_map, now())
+    decision = decide(
+        desired,
+        observe(cluster, settings, live, read_nodes=read_nodes),
+        now=now(),
+        recreate=recreate,
+        guard=guard,
+        max_unavailable=settings.max_unavailable,
+    )
+    if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
+        decision = replace(decision, action="none")
+    change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
+    return decision, change, (warning,) if warning else ()
 
 
 def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -136,25 +217,58 @@ def carry_out(
     desired: dict[str, Any],
     live: dict[str, Any] | None,
     *,
+    image_set: ImageSet,
+    config_map: Mapping[str, Any] | None,
     dry_run: bool = False,
-    timeout: float = 60,
 ) -> Change:
-    """Do what was decided; RuntimeError for ``refuse`` and for a DaemonSet that does not go within the timeout."""
+    """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go."""
     if decision.action == "refuse":
         raise RuntimeError("; ".join(decision.reasons))
     if decision.action == "none":
         return Change("none", "DaemonSet", describe(desired))
-    if decision.action == "recreate" and live is not None:
-        cluster.delete(
-            "DaemonSet", live["metadata"]["name"], live["metadata"]["namespace"], uid=_uid(live), dry_run=dry_run
-        )
-    if decision.action in ("recreate", "wait") and live is not None:
-        if dry_run:
-            return Change("recreated", "DaemonSet", describe(desired), live, desired)
-        wait_until_gone(cluster, live, timeout)
-        made = cluster.keep(desired, None)
-        return Change("recreated", "DaemonSet", describe(desired), live, made.after)
-    return cluster.keep(desired, live, dry_run=dry_run)
+    if decision.action in ("roll", "delete_pods"):
+        return _delete_pods(cluster, decision, desired, dry_run)
+    if decision.action in ("create", "patch") or live is None:
+        change = cluster.keep(desired, live, dry_run=dry_run)
+        if decision.guard and change.changed and decision.guard.worth_keeping("patch"):
+            _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+        return change
+    if dry_run:
+        return Change("recreated", "DaemonSet", describe(desired), live, desired)
+    if decision.guard:
+        _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+    if decision.action != "wait":
+        _delete(cluster, live)
+    try:
+        wait_until_gone(cluster, live, DELETION_GRACE)
+    except RuntimeError:
+        # In the foreground it waits for its pods, and one on a dead node never goes: once more, in the background.
+        _delete(cluster, live)
+        wait_until_gone(cluster, live, DELETION_GRACE)
+    made = cluster.keep(desired, None)
+    return Change("recreated", "DaemonSet", describe(desired), live, made.after)
+
+
+def _delete(cluster: Cluster, live: Mapping[str, Any]) -> None:
+    data = live["metadata"]
+    cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"])
+
+
+def _delete_pods(cluster: Cluster, decision: Decision, desired: Mapping[str, Any], dry_run: bool) -> Change:
+    forced = 0 if decision.action == "delete_pods" else None
+    for pod in decision.pods:
+        namespace = desired["metadata"]["namespace"]
+        cluster.delete("Pod", pod.name, namespace, uid=pod.uid, grace_seconds=forced, dry_run=dry_run)
+    return Change("restarted", "DaemonSet", describe(desired))
+
+
+def _write_guard(
+    cluster: Cluster, guard: Guard, image_set: ImageSet, config_map: Mapping[str, Any] | None, dry_run: bool
+) -> None:
+    """Nothing where there is no ConfigMap: then a person asks for this by hand, once."""
+    if config_map is not None:
+        annotations = {GUARD: guard.annotation()}
+        cluster.annotate("ConfigMap", image_set.config_map_name, image_set.namespace, annotations, dry_run=dry_run)
 
 
 def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:

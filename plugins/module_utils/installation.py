@@ -118,8 +118,11 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
     role = {
         **_object(f"{_RBAC}/v1", "Role", ROLE_NAME, settings.namespace),
         "rules": [
-            {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
+            # Patch: the loop guard's annotation.
+            {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch", "patch"]},
+            # Delete: exchanging the cache's pods after a change, a few nodes at a time.
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch", "create", "patch"]},
             {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "watch"]},
             {
                 "apiGroups": ["apps"],

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Row
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, Row
 
 # What many cells have in common; the rest of a row is its place, when, and for how long.
 STORY = ("state", "class", "held", "reason", "message", "digest", "size")
@@ -118,6 +118,12 @@ def _story_index(stories: dict[tuple[Any, ...], int], story: tuple[Any, ...]) ->
     if message and told not in stories and len(stories) >= MOST_STORIES:
         told = (*story[:MESSAGE], LEFT_OUT, *story[MESSAGE + 1 :])
     return stories.setdefault(told, len(stories))
+
+
+def in_short(report: Report) -> dict[str, Any]:
+    """The report as the modules return it, with ``matrix`` in the place of its rows."""
+    matrix = from_rows(report.rows, ((image.name, image.image) for image in report.images), report.nodes)
+    return {**report.as_dict(), "rows": [], "matrix": pack(matrix)}
 
 
 def pack(matrix: Matrix) -> str:

@@ -13,6 +13,11 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 IMAGE_SET = "kubecache.io/image-set"
 DAEMONSET = "kubecache.io/daemonset"
 BUILDER = "kubecache.io/builder"
+REVISION = "kubecache.io/revision"  # On the pod template: which one it is; pods carry it.
+GUARD = "kubecache.io/guard"  # On a set's ConfigMap: how often its DaemonSet was made anew, and when.
+STATUS = "kubecache.io/status"  # On the DaemonSet: the verdict and a bounded summary.
+DEPLOYMENT = "kubecache.io/deployment"  # On a set's ConfigMap: the Deployment of the controller that keeps it.
+GROUP = "kubecache.io/group"  # On a set's ConfigMap: the name of the group that it is.
 
 LABELS = {"app.kubernetes.io/name": "kubernetes-image-puller", MANAGED_BY: MANAGER}
 

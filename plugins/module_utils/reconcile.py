@@ -1,70 +1,216 @@
 # Copyright: Image Puller contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What to do about one DaemonSet: pure, and the same for module and controller."""
+"""What to do about one DaemonSet: pure, and the same for module and controller.
+
+The ladder, least violent first: nothing; create or patch; exchange a few pods; delete a pod that is stuck; delete the
+DaemonSet and make it again, which mends only what it can mend, and never within the guard's pause. What an action
+can't mend (an image that can't be pulled, a quota, a control plane that stands still) the report says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import builder_number
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import builder_number, revision
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import UNTOUCHED, Guard, show_time
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, read_time
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import REVISION, describe, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import PodRef, Step, next_step
 
 # What the known implementation's DaemonSet selects (the object itself carries no label): it is adopted.
 _KNOWN_SELECTOR = {"test": "daemonset-test"}
+# Seconds after which a deletion counts as stuck: of the DaemonSet (its garbage collection waits for a dead node), and
+# of a pod on a node that is ready.
+DELETION_GRACE, POD_DELETION_GRACE = 30.0, 300.0
+# The garbage collector's own; a second delete, in the background, takes them off.
+_COLLECTORS = {"foregroundDeletion", "orphan"}
+_SOON = 0.5
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was read of one set: ``live`` with its managedFields, its ``pods``, and what ``assess`` made of them.
+
+    ``complete`` is False when something could not be read; then nothing is deleted.
+    """
+
+    live: Mapping[str, Any] | None
+    pods: Sequence[Mapping[str, Any]]
+    report: Report
+    complete: bool = True
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One action and why: ``none``, ``create``, ``patch``, ``recreate``, ``wait`` (it is being deleted), ``refuse``."""
+    """One action and why.
+
+    ``action``: none, create, patch, roll (delete ``pods``, to be made again from the new template), delete_pods (end
+    ``pods`` that do not end by themselves), recreate, finish_deletion (of the DaemonSet, then create), wait (it is
+    being deleted) or refuse. ``guard`` is to be written before the action, None: nothing to write. ``again``: seconds
+    after which the same question has another answer though nothing has changed.
+    """
 
     action: str
     reasons: tuple[str, ...] = ()
+    pods: tuple[PodRef, ...] = ()
+    guard: Guard | None = None
+    again: float | None = None
+    paused: str = ""
+    step: Step = field(default_factory=Step)
 
 
-def decide(desired: Mapping[str, Any], live: Mapping[str, Any] | None, *, recreate: str = "unhealthy") -> Decision:
-    """Compare the DaemonSet that is wanted with the one that is there.
+def decide(
+    desired: Mapping[str, Any],
+    observed: Observed,
+    *,
+    now: datetime,
+    recreate: str = "unhealthy",
+    guard: Guard = UNTOUCHED,
+    max_unavailable: str = "10%",
+) -> Decision:
+    """Compare the DaemonSet that is wanted with the one that is there, and choose the least that helps.
 
     :param desired: from ``build_daemonsets``.
-    :param live: as the API server returns it, with managedFields; None where there is none.
-    :param recreate: ``always`` asks for delete and create although nothing is wrong; ``unhealthy`` does the least that
-        helps; ``never`` does not make one again in the place of one that is being deleted.
+    :param recreate: ``always`` asks for delete and create although nothing is wrong; ``never`` forbids it, also for
+        a DaemonSet that is being deleted; ``unhealthy`` leaves it to the ladder.
+    :param guard: what was done before; a decision that is guarded brings the next one.
     """
+    live = observed.live
     if live is None:
-        return Decision("create", (f"{describe(desired)} does not exist",))
+        return _create(desired, observed)
     if not is_adoptable(live):
-        return Decision(
-            "refuse",
-            (
-                f"{describe(live)} was not made by the Image Puller and is left alone. "
-                "Remedy: choose another daemonset_name, or delete it if nobody needs it",
-            ),
+        reason = (
+            f"{describe(live)} was not made by the Image Puller and is left alone. "
+            "Remedy: choose another daemonset_name, or delete it if nobody needs it"
         )
+        return Decision("refuse", (reason,))
     if metadata(live).get("deletionTimestamp"):
-        if recreate == "never":
-            return Decision("none", (f"{describe(live)} is being deleted, and recreate=never makes no other",))
-        return Decision("wait", (f"{describe(live)} is being deleted",))
+        return _being_deleted(live, recreate, guard, now)
     newer, ours = builder_number(live), builder_number(desired)
     if newer > ours:
-        return Decision(
-            "none",
-            (
-                f"{describe(live)} was built by a newer version (builder {newer}; this one is {ours}) and is kept. "
-                "Remedy: update this collection or controller",
-            ),
+        reason = (
+            f"{describe(live)} was built by a newer version (builder {newer}; this one is {ours}) and is kept. "
+            "Remedy: update this collection or controller"
         )
+        return Decision("none", (reason,))
     if recreate == "always":
-        return Decision("recreate", ("asked for by recreate=always",))
+        return _recreate("asked for by recreate=always", guard, now, observed)
     fields = differences(desired, live)
     if fields:
-        return Decision("patch", (f"{describe(live)} differs in {', '.join(fields)}",))
-    return Decision("none")
+        return _patch(desired, live, fields, guard, now)
+    return _pods(live, observed, recreate, guard, now, max_unavailable)
 
 
 def is_adoptable(live: Mapping[str, Any]) -> bool:
     """Whether the DaemonSet is ours, or the known implementation's."""
     selected = ((live.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
     return is_ours(live) or selected == _KNOWN_SELECTOR
+
+
+def _create(desired: Mapping[str, Any], observed: Observed) -> Decision:
+    if not observed.complete:
+        return Decision("none", (f"whether {describe(desired)} exists could not be read",))
+    return Decision("create", (f"{describe(desired)} does not exist",))
+
+
+def _being_deleted(live: Mapping[str, Any], recreate: str, guard: Guard, now: datetime) -> Decision:
+    name, asked = describe(live), read_time(metadata(live)["deletionTimestamp"])
+    if recreate == "never":
+        return Decision("none", (f"{name} is being deleted, and recreate=never makes no other",))
+    finalizers = metadata(live).get("finalizers") or []
+    age = (now - asked).total_seconds() if asked else 0.0
+    if age < DELETION_GRACE:
+        return Decision("wait", (f"{name} is being deleted",), again=_SOON)
+    foreign = [finalizer for finalizer in finalizers if finalizer not in _COLLECTORS]
+    if foreign:
+        reason = (
+            f"{name} has been in deletion for {age:.0f} s and is kept there by the finalizer {', '.join(foreign)}. "
+            "Remedy: look at the controller that should take it off"
+        )
+        return Decision("none", (reason,))
+    reason = f"{name} has been in deletion for {age:.0f} s: its deletion is finished without waiting for its pods"
+    return _guarded(Decision("finish_deletion", (reason,)), guard, now)
+
+
+def _recreate(reason: str, guard: Guard, now: datetime, observed: Observed) -> Decision:
+    if not observed.complete:
+        return Decision("none", (f"{reason}; not everything could be read, and so nothing is deleted",))
+    return _guarded(Decision("recreate", (reason,)), guard, now)
+
+
+def _guarded(decision: Decision, guard: Guard, now: datetime) -> Decision:
+    """The decision if the guard lets it pass, with the next guard; else the pause, and why."""
+    until = guard.paused_until("recreate", now)
+    if until is None:
+        return replace(decision, guard=guard.after("recreate", now))
+    paused = f"recreating is paused until {show_time(until)}, because {guard.because('recreate')}"
+    return Decision("none", (*decision.reasons, paused), again=(until - now).total_seconds(), paused=paused)
+
+
+def _patch(
+    desired: Mapping[str, Any], live: Mapping[str, Any], fields: Sequence[str], guard: Guard, now: datetime
+) -> Decision:
+    template = revision(desired["spec"]["template"])
+    shown = [field for field in fields if not field.endswith(REVISION)] or fields
+    reason = f"{describe(live)} differs in {', '.join(shown)}"
+    until = guard.paused_until("patch", now, template)
+    if until is None:
+        return Decision("patch", (reason,), guard=guard.after("patch", now, template))
+    paused = f"patching is paused until {show_time(until)}, because {guard.because('patch')}: somebody undoes it"
+    return Decision("none", (reason, paused), again=(until - now).total_seconds(), paused=paused)
+
+
+def _pods(
+    live: Mapping[str, Any], observed: Observed, recreate: str, guard: Guard, now: datetime, max_unavailable: str
+) -> Decision:
+    """The DaemonSet is as it should be: end pods that are stuck, and bring the change to the next nodes."""
+    if not observed.complete:
+        return Decision("none")
+    stuck, hopeless = _stuck_pods(observed, now)
+    if hopeless and recreate != "never":
+        reason = (
+            f"the pod on {hopeless[0].node} does not go although it was deleted by force, so that no other can take "
+            "its place"
+        )
+        return _recreate(reason, guard, now, observed)
+    if stuck:
+        reasons = tuple(f"the pod on {pod.node} has been ending for {POD_DELETION_GRACE / 60:.0f} min" for pod in stuck)
+        return Decision("delete_pods", reasons, stuck)
+    step = next_step(live, observed.pods, observed.report, max_unavailable, now)
+    told = (step.sentence,) if step.sentence else ()
+    again = 30.0 if step.in_flight and step.old else None
+    if step.delete and live["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
+        return Decision("roll", told, step.delete, again=again, step=step)
+    return Decision("none", told, again=again, step=step)
+
+
+def _stuck_pods(observed: Observed, now: datetime) -> tuple[tuple[PodRef, ...], tuple[PodRef, ...]]:
+    """Pods on ready nodes that were told to end long ago; and those that not even force has ended."""
+    stuck: list[PodRef] = []
+    hopeless: list[PodRef] = []
+    ready = {node for node in observed.report.nodes if observed.report.is_ready(node)}
+    for pod in observed.pods:
+        data = pod["metadata"]
+        asked = read_time(data.get("deletionTimestamp"))
+        node = str(pod["spec"].get("nodeName") or "")
+        if asked and node in ready and (now - asked).total_seconds() > POD_DELETION_GRACE:
+            forced = data.get("deletionGracePeriodSeconds") == 0
+            (hopeless if forced else stuck).append(PodRef(data["name"], data["uid"], node))
+    return tuple(stuck), tuple(hopeless)
+
+
+def judged(report: Report, decision: Decision) -> Report:
+    """The report with what only the decision knows: a roll that goes on or was stopped, a pause of the guard."""
+    step, reasons = decision.step, report.reasons
+    if step.stopped:
+        return replace(report, verdict="Degraded", reasons=(step.sentence, *reasons))
+    if decision.paused:
+        return replace(report, verdict="Degraded", reasons=(*decision.reasons, *reasons))
+    if step.old and report.verdict in ("Healthy", "Progressing"):
+        return replace(report, verdict="Progressing", reasons=(step.sentence, *reasons))
+    return report

@@ -65,6 +65,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     helper_image: str = HELPER_IMAGE
     max_unavailable: str = "10%"
+    new_node_grace: str = "60"
+    progress_grace: str = "600"
     priority_class_name: str = ""
     cache_service_account_name: str = ""
 
@@ -268,6 +270,14 @@ def _max_unavailable(read: _Reader) -> str:
         read.refuse("it is neither a number of nodes nor a percentage of them", "write 1 or more, or 1% to 100%")
         return "10%"
     return f"{number}{match.group(2)}"
+
+
+def _seconds(read: _Reader) -> str:
+    text = str(read.raw).strip()
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        read.refuse("it is no number of seconds", "write a whole number such as 60 or 600 (0 to 999999)")
+        return "600"
+    return str(int(text))
 
 
 # --- lists and structures --------------------------------------------------------------------------------------------
@@ -656,6 +666,8 @@ FIELDS = (
     Field("image_pull_secrets", "IMAGE_PULL_SECRETS", _image_pull_secrets, ";".join),
     Field("helper_image", "KIP_IMAGE", _helper_image),
     Field("max_unavailable", "MAX_UNAVAILABLE", _max_unavailable, optional=True),
+    Field("new_node_grace", "NEW_NODE_GRACE_SECONDS", _seconds, optional=True),
+    Field("progress_grace", "PROGRESS_GRACE_SECONDS", _seconds, optional=True),
     Field("priority_class_name", "PRIORITY_CLASS", _object_name, optional=True),
     Field("cache_service_account_name", "CACHE_SERVICE_ACCOUNT", _object_name, optional=True),
 )

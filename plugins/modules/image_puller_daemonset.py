@@ -142,10 +142,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
-    carry_out,
-    desired_daemonset,
     is_openshift,
-    observe,
+    keep,
+    look,
     our_daemonsets,
     pods_of,
     read_settings,
@@ -163,7 +162,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import decide
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     Reading,
     from_options,
@@ -210,29 +209,35 @@ def main() -> None:
     def present(cluster: Cluster) -> dict[str, Any]:
         reading = read(cluster)
         settings = require(reading)
-        live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        desired = desired_daemonset(cluster, image_set, settings, live, openshift=is_openshift(cluster))
-        decision = decide(desired, live, recreate=params["recreate"])
-        change = carry_out(cluster, decision, desired, live, dry_run=module.check_mode)
+        decision, change, warnings = keep(
+            cluster,
+            image_set,
+            settings,
+            openshift=is_openshift(cluster),
+            recreate=params["recreate"],
+            read_nodes=params["read_nodes"],
+            dry_run=module.check_mode,
+        )
 
-        def look() -> Report:
-            now = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            return observe(cluster, settings.images, now, read_nodes=params["read_nodes"])
+        def report_now() -> Report:
+            report = look(cluster, settings, read_nodes=params["read_nodes"])
+            return judged(report, decision) if decision.paused else report
 
         former = remove_former_daemonsets(cluster, image_set, settings, dry_run=module.check_mode)
         reasons = [*decision.reasons, *change.notes, *(f"{name} has a former name and is deleted" for name in former)]
+        more = {"warnings": [*warnings, *([decision.paused] if decision.paused else [])]}
         try:
             waiting = params["wait"] and not module.check_mode
             report = (
-                wait_until_cached(look, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
+                wait_until_cached(report_now, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
                 if waiting
-                else look()
+                else report_now()
             )
         except NotCached as error:
             result = _result(change, reasons, error.report, reading, bool(former))
             del result["verdict_reasons"]  # The message says them.
-            raise Failure(error, result) from error
-        return _result(change, reasons, report, reading, bool(former))
+            raise Failure(error, result | more) from error
+        return _result(change, reasons, report, reading, bool(former)) | more
 
     def absent(cluster: Cluster) -> dict[str, Any]:
         found = our_daemonsets(cluster, image_set)

@@ -155,8 +155,8 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, observe, read_settings
-from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import from_rows, pack
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, look, read_settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAME_ARGUMENTS, make_module, run
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
@@ -179,16 +179,10 @@ def main() -> None:
         elif reading.settings is None:
             report = Report("InvalidSettings", tuple(str(problem) for problem in reading.problems))
         else:
-            settings = reading.settings
-            live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            report = observe(cluster, settings.images, live, read_nodes=module.params["read_nodes"])
-        told = report.as_dict()
-        if module.params["matrix"]:
-            told["rows"] = []
-            told["matrix"] = pack(from_rows(report.rows, [(i.name, i.image) for i in report.images], report.nodes))
+            report = look(cluster, reading.settings, read_nodes=module.params["read_nodes"])
         return {
             "changed": False,
-            **told,
+            **(in_short(report) if module.params["matrix"] else report.as_dict()),
             "settings": to_options(reading.settings) if reading.settings else None,
             "problems": [str(problem) for problem in reading.problems],
         }

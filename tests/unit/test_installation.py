@@ -46,11 +46,16 @@ def test_the_right_to_read_nodes_is_that_and_nothing_else() -> None:
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "k8s-image-puller", "namespace": "puller"}]
 
 
-def test_the_controller_may_change_daemonsets_and_nothing_else() -> None:
+def test_the_controller_may_change_no_more_than_its_work_needs() -> None:
     rules = _controller()["Role"]["rules"]
     reading = {"get", "list", "watch"}
     writing = [(rule["resources"], set(rule["verbs"]) - reading) for rule in rules if set(rule["verbs"]) - reading]
-    assert writing == [(["daemonsets"], {"create", "patch", "delete"})]
+    assert writing == [
+        (["configmaps"], {"patch"}),
+        (["pods"], {"delete"}),
+        (["events"], {"create", "patch"}),
+        (["daemonsets"], {"create", "patch", "delete"}),
+    ]
     assert not any("*" in value for rule in rules for part in rule.values() for value in part)
     assert not any("secrets" in rule["resources"] for rule in rules)
 

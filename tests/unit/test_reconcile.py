@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,12 +13,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import BUILDER_NUMBER, build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, decide, is_adoptable
+from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import assess
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
+    Decision,
+    Observed,
+    decide,
+    is_adoptable,
+    judged,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
 from tests.unit import objects
+from tests.unit.objects import JAVA, THEIA, node, pod, running
 
 WANTED = objects.desired()
 NAME = "DaemonSet k8s-image-puller/kubernetes-image-puller"
+NOW = datetime.fromisoformat(objects.NOW.replace("Z", "+00:00"))
+
+
+def _ago(**time: float) -> str:
+    return (NOW - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _decide(live: Mapping[str, Any] | None, wanted: Mapping[str, Any] = WANTED, **more: Any) -> Decision:
+    pods, nodes = more.pop("pods", ()), more.pop("nodes", [node()])
+    complete = more.pop("complete", True)
+    report = assess((JAVA, THEIA), live, pods, nodes, now=NOW)
+    return decide(wanted, Observed(live, pods, report, complete), now=NOW, **more)
 
 
 def _live(**metadata: Any) -> dict[str, Any]:
@@ -36,12 +60,15 @@ def _known() -> dict[str, Any]:
     return {
         "kind": "DaemonSet",
         "metadata": {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller"},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {}}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": []}},
+        },
     }
 
 
 def _of_somebody_else() -> dict[str, Any]:
-    return {**_known(), "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": {}}}
+    return {**_known(), "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": {"spec": {"containers": []}}}}
 
 
 @pytest.mark.parametrize(
@@ -69,9 +96,9 @@ def _of_somebody_else() -> dict[str, Any]:
     ],
 )
 def test_the_decision_is_the_least_that_helps(live: Any, recreate: str, action: str) -> None:
-    decision = decide(WANTED, live, recreate=recreate)
+    decision = _decide(live, recreate=recreate)
     assert decision.action == action
-    assert bool(decision.reasons) == (decision != Decision("none"))
+    assert decision.reasons or action == "none"
 
 
 @pytest.mark.parametrize(
@@ -96,20 +123,21 @@ def test_the_decision_is_the_least_that_helps(live: Any, recreate: str, action: 
     ],
 )
 def test_a_decision_says_why(live: Any, reason: str) -> None:
-    assert decide(WANTED, live).reasons == (reason,)
+    assert _decide(live).reasons == (reason,)
 
 
 def test_a_live_status_or_foreign_label_is_no_reason_to_act() -> None:
     live = _live()
     live["metadata"]["labels"]["foreign"] = "1"
     live["status"] = {"numberReady": 0, "desiredNumberScheduled": 9, "numberUnavailable": 9}
-    assert decide(WANTED, live) == Decision("none")
+    assert (_decide(live).action, _decide(live).reasons) == ("none", ())
 
 
 @given(objects.good_options, st.sampled_from(["unhealthy", "never"]))
 def test_what_was_just_applied_needs_nothing(options: dict[str, Any], recreate: str) -> None:
     (wanted,) = build_daemonsets(require(from_options(options)))
-    assert decide(wanted, objects.served(wanted), recreate=recreate) == Decision("none")
+    decision = _decide(objects.served(wanted), wanted, recreate=recreate)
+    assert (decision.action, decision.reasons) == ("none", ())
 
 
 def test_ours_and_the_known_ones_are_adoptable_and_no_others() -> None:
@@ -117,3 +145,212 @@ def test_ours_and_the_known_ones_are_adoptable_and_no_others() -> None:
     assert is_adoptable(_known())
     assert not is_adoptable(_of_somebody_else())
     assert not is_adoptable({"metadata": {}, "spec": {"selector": {}}})
+
+
+# --- what is in the way of a deletion --------------------------------------------------------------------------------
+
+
+def _deleted(finalizers: list[str], **ago: float) -> dict[str, Any]:
+    return _live(deletionTimestamp=_ago(**ago), finalizers=finalizers)
+
+
+def test_a_deletion_is_waited_for_and_then_finished_by_a_second_one() -> None:
+    assert _decide(_deleted(["foregroundDeletion"], seconds=10)).action == "wait"
+    assert _decide(_deleted(["foregroundDeletion"], seconds=10)).again == 0.5
+    decision = _decide(_deleted(["foregroundDeletion"], seconds=40))
+    assert decision.action == "finish_deletion"
+    assert decision.reasons == (
+        f"{NAME} has been in deletion for 40 s: its deletion is finished without waiting for its pods",
+    )
+    assert decision.guard is not None
+    assert decision.guard.recreate.count == 1
+
+
+def test_a_foreign_finalizer_is_named_and_left_to_its_owner() -> None:
+    decision = _decide(_deleted(["example.com/backup", "foregroundDeletion"], minutes=10))
+    assert decision.action == "none"
+    assert decision.reasons == (
+        f"{NAME} has been in deletion for 600 s and is kept there by the finalizer example.com/backup. "
+        "Remedy: look at the controller that should take it off",
+    )
+
+
+# --- pods that do not go ---------------------------------------------------------------------------------------------
+
+
+def _ending(grace: int, **ago: float) -> dict[str, Any]:
+    return pod(metadata={"deletionTimestamp": _ago(**ago), "deletionGracePeriodSeconds": grace})
+
+
+def test_a_pod_that_does_not_end_is_ended_by_force_and_only_on_a_node_that_is_ready() -> None:
+    assert _decide(_live(), pods=[_ending(1, seconds=200)]).action == "none"
+    decision = _decide(_live(), pods=[_ending(1, seconds=400)])
+    assert (decision.action, [ref.uid for ref in decision.pods]) == ("delete_pods", ["uid-node-1"])
+    assert decision.reasons == ("the pod on node-1 has been ending for 5 min",)
+    assert _decide(_live(), pods=[_ending(1, seconds=400)], nodes=[node(ready=False)]).action == "none"
+    assert _decide(_live(), pods=[_ending(1, seconds=400)], nodes=None).action == "none"
+
+
+def test_the_daemonset_is_made_anew_when_not_even_force_moves_a_pod() -> None:
+    decision = _decide(_live(), pods=[_ending(0, seconds=400)])
+    assert decision.action == "recreate"
+    assert decision.guard is not None
+    assert _decide(_live(), pods=[_ending(0, seconds=400)], recreate="never").action == "none"
+
+
+# --- the guard -------------------------------------------------------------------------------------------------------
+
+
+def test_recreating_pauses_and_says_until_when_and_why() -> None:
+    once = Guard().after("recreate", NOW - timedelta(seconds=20))
+    decision = _decide(_live(), recreate="always", guard=once)
+    assert decision.action == "none"
+    paused = (
+        "recreating is paused until 2026-11-20T12:00:40Z, because it was recreated once, last at 2026-11-20T11:59:40Z"
+    )
+    assert decision.reasons == ("asked for by recreate=always", paused)
+    assert (decision.paused, decision.again) == (paused, 40.0)
+    report = assess((JAVA, THEIA), _live(), [], [node()], now=NOW)
+    assert judged(report, decision).verdict == "Degraded"
+    assert paused in judged(report, decision).reasons
+
+
+def test_a_patch_that_is_undone_again_and_again_is_no_fight_without_an_end() -> None:
+    guard, moment, actions, decision = Guard(), NOW - timedelta(seconds=10), list[str](), Decision("none")
+    for _ in range(8):
+        decision = decide(WANTED, Observed(_built_by(0), (), assess((), None, [], None)), now=moment, guard=guard)
+        actions.append(decision.action)
+        guard = decision.guard or guard
+        moment += timedelta(seconds=1)
+    assert actions == ["patch"] * 6 + ["none"] * 2
+    assert "somebody undoes it" in decision.paused
+    other = objects.desired(caching_memory_limit="30Mi")
+    assert _decide(_built_by(0), other, guard=guard).action == "patch", "another template is another matter"
+
+
+def test_nothing_is_deleted_when_not_all_could_be_read() -> None:
+    assert _decide(None, complete=False).action == "none"
+    assert _decide(_live(), complete=False, recreate="always").action == "none"
+    assert _decide(_live(), complete=False, pods=[_ending(1, seconds=400)]).action == "none"
+    assert _decide(_live(), complete=False, pods=[_ending(0, seconds=400)]).action == "none"
+
+
+# --- any state of a model cluster ------------------------------------------------------------------------------------
+
+_ages = st.integers(0, 2000)
+_states = st.fixed_dictionaries(
+    {
+        "live": st.sampled_from(["absent", "same", "drifted", "foreign", "newer"]),
+        "deleted": st.none() | _ages,
+        "finalizers": st.lists(st.sampled_from(["foregroundDeletion", "orphan", "example.com/x"]), max_size=2),
+        "pods": st.lists(st.sampled_from(["current", "old", "none", "ending", "forced"]), min_size=1, max_size=4),
+        "complete": st.booleans(),
+        "recreate": st.sampled_from(["unhealthy", "always", "never"]),
+    }
+)
+
+
+class Model:
+    """A cluster of one DaemonSet, which does what a real one does after each action."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self.now = NOW
+        self.complete: bool = state["complete"]
+        self.live = self._made(state)
+        made = [self._pod(f"n{number}", kind) for number, kind in enumerate(state["pods"])]
+        self.pods = [pod for pod in made if pod and self.live]
+        self.nodes = [node(f"n{number}") for number in range(len(state["pods"]))]
+        self.guard = Guard()
+        self.recreated: list[datetime] = []
+
+    @staticmethod
+    def _made(state: Mapping[str, Any]) -> dict[str, Any] | None:
+        kinds = {"same": _live, "drifted": lambda: _built_by(0), "foreign": _of_somebody_else}
+        if state["live"] == "absent":
+            return None
+        live: dict[str, Any] = kinds.get(state["live"], lambda: _built_by(BUILDER_NUMBER + 1))()
+        live["spec"].setdefault("updateStrategy", {})["type"] = "OnDelete"
+        if state["deleted"] is not None:
+            live["metadata"] |= {"deletionTimestamp": _ago(seconds=state["deleted"]), "finalizers": state["finalizers"]}
+        return live
+
+    @staticmethod
+    def _pod(name: str, kind: str) -> dict[str, Any] | None:
+        if kind == "none":
+            return None
+        labels = {"pod-template-generation": "0" if kind == "old" else "1"}
+        made = pod(name, [running("java11"), running("theia")], metadata={"labels": labels})
+        if kind == "old":
+            made["spec"]["containers"] = made["spec"]["containers"][:1]
+        if kind in ("ending", "forced"):
+            made["metadata"] |= {
+                "deletionTimestamp": _ago(seconds=1000),
+                "deletionGracePeriodSeconds": int(kind == "ending"),
+            }
+        return made
+
+    def decide(self, recreate: str) -> Decision:
+        report = assess((JAVA, THEIA), self.live, self.pods, self.nodes, now=self.now)
+        wanted = copy.deepcopy(WANTED)
+        wanted["spec"]["updateStrategy"] = {"type": "OnDelete"}
+        observed = Observed(self.live, self.pods, report, self.complete)
+        return decide(wanted, observed, now=self.now, recreate=recreate, guard=self.guard)
+
+    def carry_out(self, decision: Decision) -> None:
+        self.guard = decision.guard or self.guard
+        if decision.action in ("recreate", "finish_deletion"):
+            self.recreated.append(self.now)
+        if decision.action in ("recreate", "finish_deletion", "create", "wait"):
+            self.live, self.pods = self._served(), []  # The old one's pods are nobody's now, and are collected.
+        if decision.action == "patch":
+            generation = self.live["metadata"] if self.live else {}
+            self.live = self._served()
+            self.live["metadata"]["uid"] = generation.get("uid", "uid")
+        gone = {ref.uid for ref in decision.pods}
+        self.pods = [pod for pod in self.pods if pod["metadata"]["uid"] not in gone]
+        there = {pod["spec"]["nodeName"] for pod in self.pods}
+        names = [node["metadata"]["name"] for node in self.nodes]
+        self.pods += [made for name in names if name not in there and (made := self._pod(name, "current"))]
+
+    @staticmethod
+    def _served() -> dict[str, Any]:
+        wanted = copy.deepcopy(WANTED)
+        wanted["spec"]["updateStrategy"] = {"type": "OnDelete"}
+        return objects.served(wanted)
+
+
+@given(_states)
+def test_the_actions_lead_to_nothing_to_do_or_to_a_reason(state: dict[str, Any]) -> None:
+    model = Model(state)
+    recreate = state["recreate"]
+    decision = model.decide(recreate)
+    for _ in range(30):
+        if decision.action in ("none", "refuse"):
+            break
+        model.carry_out(decision)
+        recreate = "unhealthy" if recreate == "always" else recreate  # A person asks once.
+        decision = model.decide(recreate)
+    assert decision.action in ("none", "refuse")
+    again = model.decide(recreate)
+    assert again == decision, "what needs nothing needs nothing a second time"
+
+
+@given(_states, st.lists(st.integers(0, 900), max_size=30))
+def test_never_recreated_twice_within_the_guards_pause(state: dict[str, Any], pauses: list[int]) -> None:
+    model = Model(state)
+    for pause in pauses:
+        model.now += timedelta(seconds=pause)
+        decision = model.decide("always")
+        until = model.guard.paused_until("recreate", model.now)
+        assert until is None or decision.action not in ("recreate", "finish_deletion")
+        model.carry_out(decision)
+    gaps = [
+        (later - sooner).total_seconds() for sooner, later in zip(model.recreated, model.recreated[1:], strict=False)
+    ]
+    assert all(gap >= min(60 * 2**number, 3600) for number, gap in enumerate(gaps))
+
+
+@given(_states)
+def test_an_incomplete_answer_deletes_nothing(state: dict[str, Any]) -> None:
+    model = Model({**state, "complete": False, "deleted": None})
+    assert model.decide(state["recreate"]).action in ("none", "patch", "refuse")

@@ -1,0 +1,149 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Exchanging the pods after a change, a few nodes at a time: which pods go next. Pure, and without a memory.
+
+Everything follows from the pods as they are, so that a controller that starts in the middle goes on from there. A node
+is done when each image of its new pod is cached or has failed; one that can't be pulled holds up nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import is_current
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
+    PERMANENT,
+    TERMINATING,
+    Report,
+    Row,
+    pods_by_node,
+    read_time,
+)
+
+# Seconds that a new pod has before its node is given up, and before a pull that may still succeed counts as failed.
+PATIENCE, FAILED_PATIENCE = 900.0, 60.0
+_WORSE = 10  # The roll stops when one in so many of the nodes that it has reached is worse off.
+
+
+@dataclass(frozen=True)
+class PodRef:
+    """A pod, by what a precondition needs."""
+
+    name: str
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a roll is: ``delete`` now; ``old`` and ``updated`` nodes, those ``in_flight``; ``stopped``: why."""
+
+    delete: tuple[PodRef, ...] = ()
+    old: int = 0
+    updated: int = 0
+    in_flight: tuple[str, ...] = ()
+    stopped: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """How far the roll is; empty when there is none."""
+        if not self.old:
+            return ""
+        reached = f"the change has reached {self.updated} of {self.updated + self.old} nodes"
+        return f"the roll is stopped, {reached}: {self.stopped}" if self.stopped else reached
+
+
+def next_step(
+    daemonset: Mapping[str, Any],
+    pods: Iterable[Mapping[str, Any]],
+    report: Report,
+    max_unavailable: str,
+    now: datetime,
+) -> Step:
+    """Which pods to delete, so that never more than ``max_unavailable`` nodes are without their images held.
+
+    :param pods: the DaemonSet's pods.
+    :param report: what ``assess`` made of the same pods; its excused nodes (dead, cordoned, going) stall nothing.
+    :param max_unavailable: a number of nodes or a percentage of those that count, rounded up.
+    """
+    by_node = pods_by_node(pods)
+    rows = _rows_by_node(report)
+    nodes = [node for node in report.nodes if report.excused.get(node) in (None, TERMINATING)]
+    old, done, in_flight = [], [], []
+    for node in nodes:
+        pod = by_node.get(node)
+        ending = None if pod is None else _seconds_since(pod, "deletionTimestamp", now)
+        if pod is None or ending is not None:
+            in_flight += [node] if (ending or 0.0) <= PATIENCE else []
+        elif not is_current(daemonset, pod):
+            old.append(node)
+        elif _is_done(rows[node], _seconds_since(pod, "creationTimestamp", now) or 0.0):
+            done.append(node)
+        else:
+            in_flight.append(node)
+    updated = len(nodes) - len(old)
+    if not old:
+        return Step(updated=updated, in_flight=tuple(in_flight))
+    stopped = _stopped(old, done, rows)
+    if stopped:
+        return Step((), len(old), updated, tuple(in_flight), stopped)
+    # A canary first. Those that are best off go before the others: what fails there fails because of the change.
+    budget = _budget(max_unavailable, len(nodes)) if done else 1
+    order = sorted(old, key=lambda node: (-sum(row.held for row in rows[node]), node))
+    going = [_ref(by_node[node], node) for node in order[: max(0, budget - len(in_flight))]]
+    return Step(tuple(going), len(old), updated, tuple(in_flight))
+
+
+def _rows_by_node(report: Report) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {node: [] for node in report.nodes}
+    for row in report.rows:
+        rows[row.node].append(row)
+    return rows
+
+
+def _is_done(rows: Sequence[Row], age: float) -> bool:
+    """Whether every image is held or has finally failed, or the pod has had all the time that it gets."""
+    if age > PATIENCE:
+        return True
+    tried = age > FAILED_PATIENCE
+    return all(row.settled and (row.state != "failed" or tried or row.class_ in PERMANENT) for row in rows)
+
+
+def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequence[Row]]) -> str:
+    """Why not to go on: images that the old pods hold and the new ones, where they have had their time, don't."""
+    held_before = {row.name for node in old for row in rows[node] if row.held}
+    worse = [
+        row
+        for node in done
+        for row in rows[node]
+        if row.name in held_before and not row.held and row.state not in ("not_applicable", "released")
+    ]
+    nodes = sorted({row.node for row in worse})
+    if not worse or len(nodes) * _WORSE < len(done):
+        return ""
+    first = worse[0]
+    said = " ".join((first.message or first.reason or first.state).split())
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return (
+        f"{first.name} ({first.image}) is held by the old pods and not by the new one on {first.node}{more} ({said}). "
+        "The other nodes keep their pods. Remedy: take the change back, or mend what the message says"
+    )
+
+
+def _budget(max_unavailable: str, nodes: int) -> int:
+    if max_unavailable.endswith("%"):
+        return max(1, -(-nodes * int(max_unavailable[:-1]) // 100))
+    return max(1, int(max_unavailable))
+
+
+def _seconds_since(pod: Mapping[str, Any], what: str, now: datetime) -> float | None:
+    moment = read_time(pod["metadata"].get(what))
+    return (now - moment).total_seconds() if moment else None
+
+
+def _ref(pod: Mapping[str, Any], node: str) -> PodRef:
+    return PodRef(pod["metadata"]["name"], pod["metadata"]["uid"], node)
