@@ -160,7 +160,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAME_ARGUMENTS, make_module, run
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
-
 ARGUMENTS: dict[str, Any] = {
     "read_nodes": {"type": "bool", "default": True},
     "matrix": {"type": "bool", "default": False},

@@ -18,7 +18,8 @@ description:
 options:
   report:
     description:
-      - The registered result of M(kubecache.image_puller.image_puller_info). On a large cluster set its option C(matrix).
+      - The registered result of M(kubecache.image_puller.image_puller_info), on a large cluster with its option
+        C(matrix).
     type: dict
     required: true
   path:
