@@ -153,10 +153,11 @@ def _content(report: Mapping[str, Any]) -> _Html:
         _tag("p", f"As it was at {_time(report['time'])}.", class_="quiet"),
         _list(report["notes"]) if report["notes"] else None,
     )
+    matrices = [i for i, each in enumerate(sets) if _has_matrix(each)]
     gone = (report["former"] or {}).get("removed") or []
     return _join(
         [
-            _tag("a", "To the matrix of nodes and images", class_="skip", href="#matrix-0"),
+            *(_tag("a", "To the matrix of nodes and images", class_="skip", href=f"#matrix-{i}") for i in matrices[:1]),
             header,
             _tag(
                 "main",
@@ -192,7 +193,7 @@ def _overview(sets: Sequence[Mapping[str, Any]]) -> _Html:
 def _table(head: Iterable[tuple[str, str | None]], rows: Iterable[str]) -> _Html:
     columns = _tag("tr", *(_tag("th", text, scope="col", class_=class_) for text, class_ in head))
     table = _tag("table", _tag("thead", columns), _tag("tbody", *rows), class_="list")
-    return _tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=next(iter(head))[0])
+    return _tag("div", table, class_="scroll", tabindex="0", role="group", aria_label=next(iter(head))[0])
 
 
 def _section(report: Mapping[str, Any], index: int, single: bool) -> _Html:
@@ -360,9 +361,13 @@ def _told(matrix: Mapping[str, Any], image: int) -> tuple[int | None, list[str],
     return max(sizes, default=None), digests, max(seconds, default=None)
 
 
+def _has_matrix(each: Mapping[str, Any]) -> bool:
+    return bool(each["matrix"]["nodes"] and each["matrix"]["images"])
+
+
 def _matrix(each: Mapping[str, Any], index: int) -> _Html | None:
     """The place that the script fills."""
-    if not (each["matrix"]["nodes"] and each["matrix"]["images"]):
+    if not _has_matrix(each):
         return None
     without = "The matrix needs scripts, which this viewer does not run. All the rest of the page does without."
     place = _tag("div", _tag("p", without, class_="quiet"), data_set=index, id=f"matrix-{index}")

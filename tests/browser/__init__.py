@@ -15,6 +15,7 @@ import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ from tests.cluster.tools import cache, install
 HERE = pathlib.Path(__file__).parent
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 LIMIT = 60.0  # Seconds that one command may take.
+# A Chromium with a debugging pipe reads commands from the file descriptor 3, and writes to 4.
+START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 DESKTOP, NARROW = (1280, 900), (390, 844)
 
 
@@ -111,12 +119,16 @@ class Page:
         """What the user prefers: light or dark."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
-    def open(self, path: pathlib.Path) -> float:
-        """Open a file, and return the milliseconds until it was loaded and painted."""
+    def load(self, path: pathlib.Path) -> None:
+        """Open a file, and wait until it is loaded."""
         self.events.clear()
         self.send("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive("Page.loadEventFired"))
+
+    def open(self, path: pathlib.Path) -> float:
+        """Open a file, and return the milliseconds until it was loaded and painted."""
+        self.load(path)
         painted = "new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
         return float(self.evaluate(painted))
 
@@ -167,9 +179,8 @@ def browse() -> Iterator[Page]:
         command = [chromium(), "--headless", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []
         command += ["--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb"]
-        # The browser reads from the file descriptor 3 and writes to 4.
         with subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{asked_read} 4>&{told_write}', "sh", *command, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", START, str(asked_read), str(told_write), *command, f"--user-data-dir={profile}"],
             pass_fds=(asked_read, told_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES, Row, failure_sentences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import from_rows, pack
+from ansible_collections.kubecache.image_puller.plugins.module_utils.page import to_html
+from ansible_collections.kubecache.image_puller.plugins.module_utils.report import document
 
 TEAM = "registry.example.com/team"
 DAEMONSET = {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 4}
@@ -93,4 +95,15 @@ def fleet(nodes: int, images: int, *, packed: bool = False) -> dict[str, Any]:
         packed=packed,
         excused=dict.fromkeys(away, "the node is not ready"),
         skipped={"gpu-0001.cluster.example.com": 'taint; needed toleration: [{"key": "gpu", "operator": "Exists"}]'},
+    )
+
+
+def page_of(nodes: int, images: int) -> str:
+    """The HTML report of a fleet, compared with the day before, when less was there."""
+    before = fleet(nodes - nodes // 50 if nodes > 100 else nodes + 1, images - 1, packed=True)
+    former = document(before, time="2026-11-22T16:00:00Z", version="0.1.0")
+    first, absent = (former["sets"][0]["matrix"]["cells"][i] for i in (0, 3))
+    first[::7] = absent[::7]
+    return to_html(
+        document(fleet(nodes, images, packed=True), time="2026-11-23T16:00:00Z", version="0.1.0", former=former)
     )
