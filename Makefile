@@ -12,7 +12,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-truth screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,12 @@ image: setup ## The controller's and the helper's image, as OCI archives in buil
 
 bench-install: setup image ## How long an installation takes, compared with other ways
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)
+
+bench-truth: setup ## How large the report is, and how fast it opens
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
+
+screenshots: setup ## Take those of docs/REPORT.md again
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build

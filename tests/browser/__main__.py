@@ -30,7 +30,7 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 page.scheme(scheme)
                 page.open(path)
-                shoot(page, f"report-{nodes}-nodes-{scheme}", DESKTOP, 3200)
+                shoot(page, f"report-{nodes}-nodes-{scheme}", DESKTOP, 2200)
         page.scheme("light")
         page.size(*NARROW)
         page.open(pathlib.Path(directory, "5.html"))

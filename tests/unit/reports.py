@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def cell(n: int, i: int, nodes: int) -> Row:
     if n % 10 == 2 and n < 10 * rack and i > 14:
         return row("pulling", since="2026-11-23T15:59:41Z") if i == 15 else row("waiting")
     since = f"2026-11-{1 + (n + i) % 22:02}T{n % 24:02}:{(n * 7 + i) % 60:02}:{(n * 13 + i * 3) % 60:02}Z"
-    digest = f"sha256:{i + 1:064x}"
+    digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     size = (40 + 37 * i) * 10**6 + 12345
     seconds = round(3 + ((n * 7919 + i * 104729) % 60000) / 1000, 3)
     return row("cached", held=True, digest=digest, size=size, since=since, pull_seconds=seconds)
