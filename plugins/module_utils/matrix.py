@@ -14,6 +14,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -26,7 +27,7 @@ CLASS = STORY.index("class")
 MESSAGE = STORY.index("message")
 DIGEST = STORY.index("digest")
 SIZE = STORY.index("size")
-MOST_STORIES = 2000
+MOST_STORIES = 1000
 LONGEST_MESSAGE = 600
 LEFT_OUT = "left out: there are too many different messages here; image_puller_info tells the one of this node"
 
@@ -34,15 +35,16 @@ LEFT_OUT = "left out: there are too many different messages here; image_puller_i
 @dataclass(frozen=True)
 class Matrix:
     """``images`` are name and reference. ``cells``, ``since`` and ``seconds`` have a list for each image with an entry
-    for each node: an index of ``stories``, an index of ``times`` (-1: nobody told), seconds that the pull took or None.
+    for each node: an index of ``stories`` (-1: nobody told), whole seconds after ``begin`` (itself in seconds after
+    1970) or None, seconds that the pull took or None.
     """
 
     nodes: Sequence[str] = ()
     images: Sequence[Sequence[str]] = ()
     stories: Sequence[Sequence[Any]] = ()
-    times: Sequence[str] = ()
+    begin: int = 0
     cells: Sequence[Sequence[int]] = ()
-    since: Sequence[Sequence[int]] = ()
+    since: Sequence[Sequence[int | None]] = ()
     seconds: Sequence[Sequence[float | None]] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class Matrix:
                     "name": name,
                     "image": image,
                     **dict(zip(STORY, self.stories[self.cells[i][n]], strict=True)),
-                    "since": self.times[since] if since >= 0 else None,
+                    "since": time_of(self.begin + since) if since is not None else None,
                     "pull_seconds": self.seconds[i][n],
                 }
 
@@ -82,18 +84,32 @@ def from_rows(
     places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, _, _, _, _ in told)]))}
     columns = {image: i for i, image in enumerate(names)}
     stories: dict[tuple[Any, ...], int] = {}
-    times: dict[str, int] = {}
     cells = [[-1] * len(places) for _ in names]
-    since = [[-1] * len(places) for _ in names]
+    begins = {text: seconds_of(text) for text in {begun for _, _, _, begun, _ in told if begun}}
+    begin = min((second for second in begins.values() if second is not None), default=0)
+    since: list[list[int | None]] = [[None] * len(places) for _ in names]
     seconds: list[list[float | None]] = [[None] * len(places) for _ in names]
     for node, image, story, begun, took in told:
         n, i = places[node], columns[image]
         cells[i][n] = _story_index(stories, story)
-        since[i][n] = times.setdefault(begun, len(times)) if begun else -1
+        second = begins.get(begun) if begun else None
+        since[i][n] = second - begin if second is not None else None
         seconds[i][n] = took
-    return Matrix(
-        list(places), [list(name) for name in names], list(map(list, stories)), list(times), cells, since, seconds
-    )
+    return Matrix(list(places), [list(name) for name in names], list(map(list, stories)), begin, cells, since, seconds)
+
+
+def seconds_of(time: str) -> int | None:
+    """Whole seconds since 1970 of a time in RFC 3339; None for any other text."""
+    try:
+        read = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return int((read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp())
+
+
+def time_of(seconds: int) -> str:
+    """The time in RFC 3339."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 _PLACE = ("node", "name", "image", "since", "pull_seconds")

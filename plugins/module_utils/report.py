@@ -13,7 +13,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
@@ -23,6 +22,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix impo
     STATE,
     Matrix,
     from_rows,
+    seconds_of,
     unpack,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import format_quantity, parse_quantity
@@ -265,7 +265,7 @@ def to_prometheus(report: Mapping[str, Any]) -> str:
             for class_, number in image["classes"].items():
                 meaning = "Nodes on which the image failed, by class"
                 tell("failed_nodes", meaning, number, **of, image=image["name"], **{"class": class_})
-    tell("timestamp_seconds", "When the cluster was read", seconds_of(report["time"]))
+    tell("timestamp_seconds", "When the cluster was read", seconds_of(report["time"]) or 0)
     text = []
     for name, (meaning, samples) in lines.items():
         text += [f"# HELP image_puller_report_{name} {meaning}", f"# TYPE image_puller_report_{name} gauge", *samples]
@@ -274,8 +274,3 @@ def to_prometheus(report: Mapping[str, Any]) -> str:
 
 def _label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def seconds_of(time: str) -> int:
-    """Seconds since 1970 of a time in RFC 3339."""
-    return round(datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp())

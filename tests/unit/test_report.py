@@ -20,6 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix impo
     MOST_STORIES,
     from_rows,
     pack,
+    time_of,
     unpack,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.page import to_html
@@ -92,7 +93,7 @@ rows_of_any_kind = st.lists(
         reason=texts,
         message=texts,
         digest=texts,
-        since=st.none() | st.just(NOW),
+        since=st.none() | st.integers(0, 2**32).map(time_of),
         pull_seconds=st.none() | st.floats(0, 1e6),
         size=st.none() | st.integers(0),
     ),
