@@ -9,7 +9,7 @@ is done when each image of its new pod is cached or has failed; one that can't b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,6 +74,7 @@ def next_step(
     rows = _rows_by_node(report)
     nodes = [node for node in report.nodes if report.excused.get(node) in (None, TERMINATING)]
     old, done, in_flight = [], [], []
+    given_up = _given_up(daemonset, by_node, rows, now)
     for node in nodes:
         pod = by_node.get(node)
         ending = None if pod is None else _seconds_since(pod, "deletionTimestamp", now)
@@ -81,7 +82,7 @@ def next_step(
             in_flight += [node] if (ending or 0.0) <= PATIENCE else []
         elif not is_current(daemonset, pod):
             old.append(node)
-        elif _is_done(rows[node], _seconds_since(pod, "creationTimestamp", now) or 0.0):
+        elif _age(pod, now) > PATIENCE or all(_is_settled(row, given_up) for row in rows[node]):
             done.append(node)
         else:
             in_flight.append(node)
@@ -105,12 +106,25 @@ def _rows_by_node(report: Report) -> dict[str, list[Row]]:
     return rows
 
 
-def _is_done(rows: Sequence[Row], age: float) -> bool:
-    """Whether every image is held or has finally failed, or the pod has had all the time that it gets."""
-    if age > PATIENCE:
-        return True
-    tried = age > FAILED_PATIENCE
-    return all(row.settled and (row.state != "failed" or tried or row.class_ in PERMANENT) for row in rows)
+def _is_settled(row: Row, given_up: Set[tuple[str, str | None]]) -> bool:
+    """Whether the image is held or has finally failed."""
+    return row.settled and (row.state != "failed" or row.class_ in PERMANENT or (row.name, row.class_) in given_up)
+
+
+def _given_up(
+    daemonset: Mapping[str, Any],
+    by_node: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Sequence[Row]],
+    now: datetime,
+) -> set[tuple[str, str | None]]:
+    """Name and class of failures that might have passed and did not on some node: no other waits for the same."""
+    return {
+        (row.name, row.class_)
+        for node, pod in by_node.items()
+        if _age(pod, now) > FAILED_PATIENCE and is_current(daemonset, pod)
+        for row in rows.get(node, ())
+        if row.state == "failed"
+    }
 
 
 def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequence[Row]]) -> str:
@@ -138,6 +152,10 @@ def _budget(max_unavailable: str, nodes: int) -> int:
     if max_unavailable.endswith("%"):
         return max(1, -(-nodes * int(max_unavailable[:-1]) // 100))
     return max(1, int(max_unavailable))
+
+
+def _age(pod: Mapping[str, Any], now: datetime) -> float:
+    return _seconds_since(pod, "creationTimestamp", now) or 0.0
 
 
 def _seconds_since(pod: Mapping[str, Any], what: str, now: datetime) -> float | None:

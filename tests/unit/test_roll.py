@@ -112,6 +112,9 @@ def test_a_pull_that_may_still_succeed_is_waited_for_a_while() -> None:
     timeout = [*NEW_FAILED[:2], waiting("new", "ErrImagePull", "dial tcp 10.0.0.9:443: i/o timeout")]
     assert _step([new("n0", timeout, age=30), old("n1")]).delete == ()
     assert _going(_step([new("n0", timeout, age=70), old("n1")])) == ["n1"]
+    assert _going(_step([new("n0", timeout, age=70), new("n1", timeout, age=5), old("n2")])) == ["n2"], "only once"
+    other = [*NEW_FAILED[:2], waiting("new", "ErrImagePull", "429 Too Many Requests")]
+    assert _step([new("n0", timeout, age=70), new("n1", other, age=5), old("n2")]).in_flight == ("n1",)
 
 
 @pytest.mark.parametrize(
