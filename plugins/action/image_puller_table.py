@@ -12,11 +12,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, table
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, tables
 
 # Asked while the plugin is loaded: the worker process in which it runs is cut off from the terminal.
 WIDTH = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
-COLORS = {"Healthy": "green", "Degraded": "red", "InvalidSettings": "red"}
 
 
 class ActionModule(ActionBase):
@@ -25,21 +24,35 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Print the table of ``report`` and the sentences of ``notes``; the result holds the same ``lines``."""
+        """Print ``report`` or each of ``sets``, and the sentences of ``notes``; the result holds the same ``lines``."""
         super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
-            {"report": {"type": "dict"}, "notes": {"type": "list", "elements": "str", "default": []}},
-            required_one_of=(("report", "notes"),),
+            {
+                "report": {"type": "dict"},
+                "sets": {"type": "list", "elements": "dict"},
+                "notes": {"type": "list", "elements": "str", "default": []},
+            },
+            required_one_of=(("report", "sets", "notes"),),
+            mutually_exclusive=(("report", "sets"),),
         )
-        report, notes = options["report"], list(options["notes"])
-        if report is not None and not {"verdict", "images", "nodes"} <= report.keys():
-            raise AnsibleActionFail("report: this is no result of kubecache.image_puller.image_puller_info")
+        notes, sets = list(options["notes"]), options["sets"] or []
+        if options["report"] is not None:
+            sets = [{"report": options["report"]}]
+        for set_ in sets:
+            if not {"verdict", "images", "nodes"} <= (set_.get("report") or {}).keys():
+                raise AnsibleActionFail("report or sets: this is no result of kubecache.image_puller.image_puller_info")
         if self._task.check_mode:
-            notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if report else ""))
-        lines = table(report, WIDTH, notes) if report else [line for note in notes for line in bullet(note, WIDTH)]
+            notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if sets else ""))
+        lines = tables(sets, WIDTH, notes) if sets else [line for note in notes for line in bullet(note, WIDTH)]
         display = Display()
         display.display("")
-        if report:
-            display.display(lines[0], color=COLORS.get(report["verdict"], "yellow"))
-        display.display("\n".join(lines[1:] if report else lines))
+        if sets:
+            display.display(lines[0], color=_color({set_["report"]["verdict"] for set_ in sets}))
+        display.display("\n".join(lines[1:] if sets else lines))
         return {"changed": False, "lines": lines}
+
+
+def _color(verdicts: set[str]) -> str:
+    if verdicts & {"Degraded", "InvalidSettings"}:
+        return "red"
+    return "green" if verdicts == {"Healthy"} else "yellow"

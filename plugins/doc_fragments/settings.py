@@ -92,6 +92,15 @@ options:
     description:
       - How many nodes may exchange their pod at a time when the list changes, a number or a percentage. Default V(10%).
     type: str
+  new_node_grace:
+    description:
+      - Seconds for which a node that has just joined is excused, while it has no pod of the cache yet. Default V(60).
+    type: str
+  progress_grace:
+    description:
+      - Seconds for which images may be on their way without any progress, before that counts as V(Degraded) and no
+        longer as V(Progressing). Each progress begins them anew. Default V(600).
+    type: str
   priority_class_name:
     description:
       - PriorityClass of the cache's pods. Default is the class V(image-puller-cache), which

@@ -9,13 +9,14 @@ The modules and the controller share these steps; the decision between them is `
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -36,12 +37,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
-    DEFAULT_IMAGES,
     Reading,
     Settings,
-    format_images,
     from_config_map,
-    from_options,
 )
 
 _GONE_PAUSE = 0.2
@@ -62,18 +60,43 @@ def read_settings(cluster: Cluster, image_set: ImageSet) -> Reading | None:
     return None if config_map is None else from_config_map(config_map.get("data") or {})
 
 
-def merge_options(cluster: Cluster, image_set: ImageSet, options: Mapping[str, Any]) -> Reading:
-    """Read options; images left out keep the list of an existing ConfigMap, and are the default list on a fresh one."""
-    if options.get("images") not in (None, ""):
-        return from_options(options)
-    config_map = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
-    kept = ((config_map or {}).get("data") or {}).get("IMAGES", "").strip()
-    reading = from_options({**options, "images": kept or None})
-    if kept:
-        note = f"images were not given: the list of ConfigMap {image_set.namespace}/{image_set.config_map_name} is kept"
-    else:
-        note = f"images were not given: the default list is used ({format_images(DEFAULT_IMAGES)})"
-    return Reading(reading.settings, reading.problems, (*reading.notes, note))
+def config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, Any]]:
+    """The ConfigMaps of all sets of an installation by name, that of ``image_set``, the main one, first."""
+    found, _version = cluster.list("ConfigMap", image_set.namespace, labels=IMAGE_SET)
+    if all(config_map["metadata"]["name"] != image_set.config_map_name for config_map in found):
+        main = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)  # A foreign one has no label.
+        found += [main] if main else []
+    return sets_of(found, image_set.config_map_name, image_set.deployment_name)
+
+
+def installed_config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, Any]]:
+    """Of the ConfigMaps of all sets those that belong to this installation alone: what goes along with it."""
+    found = config_maps(cluster, image_set)
+    return {
+        name: config_map
+        for name, config_map in found.items()
+        if name == image_set.config_map_name
+        or (metadata(config_map).get("labels") or {}).get(DEPLOYMENT) == image_set.deployment_name
+    }
+
+
+def installed_daemonsets(cluster: Cluster, image_set: ImageSet, sets: Collection[str]) -> list[dict[str, Any]]:
+    """The DaemonSets of these sets, and those of sets of the same installation whose ConfigMap is gone."""
+    found, _version = cluster.list("DaemonSet", image_set.namespace, labels=IMAGE_SET)
+    return [
+        daemonset
+        for daemonset in found
+        if is_ours(daemonset)
+        and (daemonset["metadata"]["labels"][IMAGE_SET] in sets or _is_left_behind(cluster, image_set, daemonset))
+    ]
+
+
+def _is_left_behind(cluster: Cluster, image_set: ImageSet, daemonset: Mapping[str, Any]) -> bool:
+    main, name = image_set.config_map_name, daemonset["metadata"]["labels"][IMAGE_SET]
+    owners = daemonset["metadata"].get("ownerReferences") or ()
+    keepers = {owner["name"] for owner in owners if owner["kind"] == "Deployment"}
+    ours = image_set.deployment_name in keepers if keepers else name == main or name.startswith(f"{main}-")
+    return ours and cluster.get("ConfigMap", name, image_set.namespace) is None
 
 
 def controller_of(config_map: Mapping[str, Any] | None, image_set: ImageSet) -> str:
@@ -199,7 +222,20 @@ def keep(
     if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
         decision = replace(decision, action="none")
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
-    return decision, change, (warning,) if warning else ()
+    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment))
+    return decision, change, tuple(sentence for sentence in told if sentence)
+
+
+def _waits_in_vain(decision: Decision, desired: Mapping[str, Any], deployment: Mapping[str, Any] | None) -> str:
+    """That pods of the former list are there, and the controller that exchanges them is not; else empty."""
+    if not decision.step.old or deployment is None or desired["spec"]["updateStrategy"]["type"] != "OnDelete":
+        return ""
+    if (deployment.get("status") or {}).get("availableReplicas"):
+        return ""
+    return (
+        f"{decision.step.sentence}, and goes on only with the controller, but {describe(deployment)} is not available. "
+        "Remedy: look at its pod, or install with controller=false"
+    )
 
 
 def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -220,8 +256,12 @@ def carry_out(
     image_set: ImageSet,
     config_map: Mapping[str, Any] | None,
     dry_run: bool = False,
+    wait: bool = True,
 ) -> Change:
-    """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go."""
+    """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go.
+
+    :param wait: False leaves it at the deletion where a DaemonSet is to be made anew; who comes back creates it.
+    """
     if decision.action == "refuse":
         raise RuntimeError("; ".join(decision.reasons))
     if decision.action == "none":
@@ -231,14 +271,16 @@ def carry_out(
     if decision.action in ("create", "patch") or live is None:
         change = cluster.keep(desired, live, dry_run=dry_run)
         if decision.guard and change.changed and decision.guard.worth_keeping("patch"):
-            _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+            notes = _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+            return replace(change, notes=(*change.notes, *notes))
         return change
     if dry_run:
         return Change("recreated", "DaemonSet", describe(desired), live, desired)
-    if decision.guard:
-        _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+    notes = _write_guard(cluster, decision.guard, image_set, config_map, dry_run) if decision.guard else ()
     if decision.action != "wait":
         _delete(cluster, live)
+    if not wait:
+        return Change("deleted", "DaemonSet", describe(desired), live, notes=notes)
     try:
         wait_until_gone(cluster, live, DELETION_GRACE)
     except RuntimeError:
@@ -246,7 +288,7 @@ def carry_out(
         _delete(cluster, live)
         wait_until_gone(cluster, live, DELETION_GRACE)
     made = cluster.keep(desired, None)
-    return Change("recreated", "DaemonSet", describe(desired), live, made.after)
+    return Change("recreated", "DaemonSet", describe(desired), live, made.after, notes=notes)
 
 
 def _delete(cluster: Cluster, live: Mapping[str, Any]) -> None:
@@ -264,11 +306,18 @@ def _delete_pods(cluster: Cluster, decision: Decision, desired: Mapping[str, Any
 
 def _write_guard(
     cluster: Cluster, guard: Guard, image_set: ImageSet, config_map: Mapping[str, Any] | None, dry_run: bool
-) -> None:
-    """Nothing where there is no ConfigMap: then a person asks for this by hand, once."""
-    if config_map is not None:
-        annotations = {GUARD: guard.annotation()}
+) -> tuple[str, ...]:
+    """Nothing where there is no ConfigMap: then a person asks for this by hand, once. A note where it may not be."""
+    if config_map is None:
+        return ()
+    annotations = {GUARD: guard.annotation()}
+    try:
         cluster.annotate("ConfigMap", image_set.config_map_name, image_set.namespace, annotations, dry_run=dry_run)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        return (f"what was done is not remembered: {error}",)
+    return ()
 
 
 def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:

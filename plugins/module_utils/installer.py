@@ -6,20 +6,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
-    our_daemonsets,
+    installed_config_maps,
+    installed_daemonsets,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGED_BY, MANAGER, describe, is_ours
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    DEPLOYMENT,
+    GROUP,
+    MANAGED_BY,
+    MANAGER,
+    describe,
+    is_ours,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _LONGEST_PAUSE = 2.0
@@ -48,9 +57,9 @@ class Choices:
 
 @dataclass
 class Outcome:
-    """What happened to each object, what was left out or left there and why, and the settings as written."""
+    """What happened to each object, what was left out or left there and why, and the sets as written."""
 
-    settings: Settings
+    sets: tuple[Wanted, ...] = ()
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -59,44 +68,62 @@ class Outcome:
 def install(
     cluster: Cluster,
     installation: Installation,
-    settings: Settings,
+    plan: Plan,
     choices: Choices,
     outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
     *,
     dry_run: bool = False,
 ) -> None:
     """Keep all objects of an installation, in an order in which each finds what it needs.
 
-    ``outcome`` is filled as it goes, so that after an error it tells what had been done.
+    :param outcome: filled as it goes, so that after an error it tells what had been done.
+    :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
-    _install_namespace(cluster, installation, settings, choices, outcome, dry_run)
-    settings = _install_priority_class(cluster, settings, choices, outcome, dry_run)
-    settings = replace(
-        settings,
-        cache_service_account_name=settings.cache_service_account_name or objects.CACHE_SERVICE_ACCOUNT_NAME,
-    )
-    outcome.settings = settings
-    _keep(cluster, objects.cache_service_account(settings), outcome, dry_run)
-    _keep(cluster, objects.config_map(installation, settings), outcome, dry_run)
+    common = plan.required()
+    _install_namespace(cluster, installation, common, choices, outcome, dry_run)
+    class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
+    outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
+    _keep(cluster, objects.cache_service_account(common), outcome, dry_run)
+    for wanted in outcome.sets:
+        _keep(cluster, set_config_map(installation, wanted), outcome, dry_run, live)
+    for name in plan.leaving:
+        _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
     if choices.controller and choices.read_nodes is not False:
-        for wanted in objects.nodes_access(installation, settings):
+        for access in objects.nodes_access(installation, common):
             _keep_if_allowed(
                 cluster,
-                wanted,
+                access,
                 outcome,
                 dry_run,
                 asked_for=choices.read_nodes,
                 consequence="the controller can't read nodes and infers them from its pods",
             )
     else:
-        name = objects.nodes_binding_name(settings.namespace)
+        name = objects.nodes_binding_name(common.namespace)
         _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
-    for wanted in objects.controller(installation, settings):
+    for part in objects.controller(installation, common):
         if choices.controller:
-            _keep(cluster, wanted, outcome, dry_run)
+            _keep(cluster, part, outcome, dry_run)
         else:
-            data = wanted["metadata"]
-            _remove(cluster, wanted["kind"], data["name"], data["namespace"], outcome, dry_run)
+            data = part["metadata"]
+            _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
+
+
+def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
+    """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
+    made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
+    made["metadata"]["labels"] |= {DEPLOYMENT: installation.deployment_name}
+    made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
+    return made
+
+
+def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
+    settings = wanted.settings
+    account = settings.cache_service_account_name or objects.CACHE_SERVICE_ACCOUNT_NAME
+    class_name = settings.priority_class_name or priority_class_name
+    settings = replace(settings, cache_service_account_name=account, priority_class_name=class_name)
+    return replace(wanted, settings=settings)
 
 
 def uninstall(
@@ -104,12 +131,15 @@ def uninstall(
 ) -> None:
     """Remove what :func:`install` made, say what stays and why, and wait until it is gone."""
     namespace = settings.namespace
+    image_set = ImageSet(namespace, installation.config_map_name, installation.deployment_name)
+    sets = installed_config_maps(cluster, image_set)
     for wanted in reversed(objects.controller(installation, settings)):
         _remove(cluster, wanted["kind"], wanted["metadata"]["name"], namespace, outcome, dry_run)
-    _remove(cluster, "ConfigMap", installation.config_map_name, namespace, outcome, dry_run)
+    for name in sets:
+        _remove(cluster, "ConfigMap", name, namespace, outcome, dry_run)
     _remove(cluster, "ServiceAccount", objects.CACHE_SERVICE_ACCOUNT_NAME, namespace, outcome, dry_run)
     _remove_if_allowed(cluster, "ClusterRoleBinding", objects.nodes_binding_name(namespace), None, outcome, dry_run)
-    _remove_shared(cluster, installation, settings, outcome, dry_run)
+    _remove_shared(cluster, image_set, sets, outcome, dry_run)
     _remove_namespace(cluster, installation, settings, outcome, dry_run, timeout)
 
 
@@ -177,10 +207,17 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 # --- install ---------------------------------------------------------------------------------------------------------
 
 
-def _keep(cluster: Cluster, wanted: dict[str, Any], outcome: Outcome, dry_run: bool) -> None:
+def _keep(
+    cluster: Cluster,
+    wanted: dict[str, Any],
+    outcome: Outcome,
+    dry_run: bool,
+    read: Mapping[str, dict[str, Any]] | None = None,
+) -> None:
+    """Keep one object; ``read`` has those of its kind by name, where they were read before."""
     kind, data = wanted["kind"], wanted["metadata"]
     try:
-        live = cluster.get(kind, data["name"], data.get("namespace"))
+        live = cluster.get(kind, data["name"], data.get("namespace")) if read is None else read.get(data["name"])
         if live is not None and kind == "Deployment":
             wanted = objects.adopt_selector(wanted, live)
         change = cluster.keep(wanted, live, dry_run=dry_run)
@@ -236,11 +273,11 @@ def _install_namespace(
 
 
 def _install_priority_class(
-    cluster: Cluster, settings: Settings, choices: Choices, outcome: Outcome, dry_run: bool
-) -> Settings:
-    """The settings with the class of the cache's pods: the one that was named, ours, or none."""
-    if settings.priority_class_name or choices.create_priority_class is False:
-        return settings
+    cluster: Cluster, sets: Sequence[Wanted], choices: Choices, outcome: Outcome, dry_run: bool
+) -> str:
+    """The class of the cache's pods where a set names none: ours, or none."""
+    if choices.create_priority_class is False or all(wanted.settings.priority_class_name for wanted in sets):
+        return ""
     allowed = _keep_if_allowed(
         cluster,
         objects.priority_class(),
@@ -249,7 +286,7 @@ def _install_priority_class(
         asked_for=choices.create_priority_class,
         consequence="under pressure the cache does not give way before the users' pods",
     )
-    return replace(settings, priority_class_name=objects.PRIORITY_CLASS_NAME) if allowed else settings
+    return objects.PRIORITY_CLASS_NAME if allowed else ""
 
 
 # --- uninstall -------------------------------------------------------------------------------------------------------
@@ -278,11 +315,10 @@ def _remove_if_allowed(
 
 
 def _remove_shared(
-    cluster: Cluster, installation: Installation, settings: Settings, outcome: Outcome, dry_run: bool
+    cluster: Cluster, image_set: ImageSet, sets: Collection[str], outcome: Outcome, dry_run: bool
 ) -> None:
     """The cluster-scoped objects that other installations may use, too."""
-    binding = objects.nodes_binding_name(settings.namespace)
-    own = ImageSet(settings.namespace, installation.config_map_name)
+    binding = objects.nodes_binding_name(image_set.namespace)
     try:
         bindings, _version = cluster.list("ClusterRoleBinding", labels=f"{MANAGED_BY}={MANAGER}")
         users = [b["metadata"]["name"] for b in bindings if b["metadata"]["name"] != binding]
@@ -290,7 +326,7 @@ def _remove_shared(
             outcome.left.append(f"ClusterRole {objects.NODES_ROLE_NAME} stays: {', '.join(users[:3])} still use it")
         else:
             _remove(cluster, "ClusterRole", objects.NODES_ROLE_NAME, None, outcome, dry_run)
-        going = {daemonset["metadata"]["uid"] for daemonset in our_daemonsets(cluster, own)}
+        going = {daemonset["metadata"]["uid"] for daemonset in installed_daemonsets(cluster, image_set, sets)}
         others, _version = cluster.list("DaemonSet")
         users = [
             describe(daemonset)

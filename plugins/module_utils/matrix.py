@@ -13,12 +13,13 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, Row
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
+from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import Row
 
 # What many cells have in common; the rest of a row is its place, when, and for how long.
 STORY = ("state", "class", "held", "reason", "message", "digest", "size")
@@ -36,7 +37,7 @@ LEFT_OUT = "left out: there are too many different messages here; image_puller_i
 class Matrix:
     """``images`` are name and reference. ``cells``, ``since`` and ``seconds`` have a list for each image with an entry
     for each node: an index of ``stories`` (-1: nobody told), whole seconds after ``begin`` (itself in seconds after
-    1970) or None, seconds that the pull took or None.
+    1970) or None, seconds that the pull took or None, failed tries. ``excused`` and ``skipped`` map a node to why.
     """
 
     nodes: Sequence[str] = ()
@@ -46,6 +47,9 @@ class Matrix:
     cells: Sequence[Sequence[int]] = ()
     since: Sequence[Sequence[int | None]] = ()
     seconds: Sequence[Sequence[float | None]] = ()
+    tries: Sequence[Sequence[int]] = ()
+    excused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON has it; ``Matrix(**...)`` reads it."""
@@ -65,6 +69,7 @@ class Matrix:
                     **dict(zip(STORY, self.stories[self.cells[i][n]], strict=True)),
                     "since": time_of(self.begin + since) if since is not None else None,
                     "pull_seconds": self.seconds[i][n],
+                    "tries": self.tries[i][n],
                 }
 
 
@@ -72,30 +77,46 @@ def from_rows(
     rows: Iterable[Row | Mapping[str, Any]],
     images: Iterable[tuple[str, str]] = (),
     nodes: Iterable[str] = (),
+    excused: Mapping[str, str] | None = None,
+    skipped: Mapping[str, str] | None = None,
 ) -> Matrix:
     """The matrix of these rows.
 
     :param rows: a report's rows, or those that a module returned.
     :param images: name and reference of the images in their order, also of those without a row.
     :param nodes: the nodes in their order, also those without a row.
+    :param excused: nodes among them that do not count now, with the reason.
+    :param skipped: other nodes, with the reason.
     """
     told = [_parts(row) for row in rows]
-    names = list(dict.fromkeys([*images, *(image for _, image, _, _, _ in told)]))
-    places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, _, _, _, _ in told)]))}
+    names = list(dict.fromkeys([*images, *(image for _, image, *_ in told)]))
+    places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, *_ in told)]))}
     columns = {image: i for i, image in enumerate(names)}
     stories: dict[tuple[Any, ...], int] = {}
     cells = [[-1] * len(places) for _ in names]
-    begins = {text: seconds_of(text) for text in {begun for _, _, _, begun, _ in told if begun}}
+    begins = {text: seconds_of(text) for text in {begun for _, _, _, begun, *_ in told if begun}}
     begin = min((second for second in begins.values() if second is not None), default=0)
     since: list[list[int | None]] = [[None] * len(places) for _ in names]
     seconds: list[list[float | None]] = [[None] * len(places) for _ in names]
-    for node, image, story, begun, took in told:
+    tries = [[0] * len(places) for _ in names]
+    for node, image, story, begun, took, tried in told:
         n, i = places[node], columns[image]
         cells[i][n] = _story_index(stories, story)
         second = begins.get(begun) if begun else None
         since[i][n] = second - begin if second is not None else None
-        seconds[i][n] = took
-    return Matrix(list(places), [list(name) for name in names], list(map(list, stories)), begin, cells, since, seconds)
+        seconds[i][n], tries[i][n] = took, tried
+    return Matrix(
+        list(places),
+        [list(name) for name in names],
+        list(map(list, stories)),
+        begin,
+        cells,
+        since,
+        seconds,
+        tries,
+        dict(excused or {}),
+        dict(skipped or {}),
+    )
 
 
 def seconds_of(time: str) -> int | None:
@@ -112,18 +133,18 @@ def time_of(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-_PLACE = ("node", "name", "image", "since", "pull_seconds")
+_PLACE = ("node", "name", "image", "since", "pull_seconds", "tries")
 _PLACE_OF_ROW, _PLACE_OF_MAPPING = attrgetter(*_PLACE), itemgetter(*_PLACE)
 _STORY_OF_ROW = attrgetter(*(f"{key}_" if key == "class" else key for key in STORY))
 _STORY_OF_MAPPING = itemgetter(*STORY)
 
 
-def _parts(row: Row | Mapping[str, Any]) -> tuple[str, tuple[str, str], tuple[Any, ...], str | None, float | None]:
+def _parts(row: Row | Mapping[str, Any]) -> tuple[str, tuple[str, str], tuple[Any, ...], str | None, float | None, int]:
     if isinstance(row, Row):
-        (node, name, image, since, seconds), story = _PLACE_OF_ROW(row), _STORY_OF_ROW(row)
+        (node, name, image, since, seconds, tries), story = _PLACE_OF_ROW(row), _STORY_OF_ROW(row)
     else:
-        (node, name, image, since, seconds), story = _PLACE_OF_MAPPING(row), _STORY_OF_MAPPING(row)
-    return node, (name, image), story, since, seconds
+        (node, name, image, since, seconds, tries), story = _PLACE_OF_MAPPING(row), _STORY_OF_MAPPING(row)
+    return node, (name, image), story, since, seconds, tries
 
 
 def _story_index(stories: dict[tuple[Any, ...], int], story: tuple[Any, ...]) -> int:
@@ -137,9 +158,10 @@ def _story_index(stories: dict[tuple[Any, ...], int], story: tuple[Any, ...]) ->
 
 
 def in_short(report: Report) -> dict[str, Any]:
-    """The report as the modules return it, with ``matrix`` in the place of its rows."""
-    matrix = from_rows(report.rows, ((image.name, image.image) for image in report.images), report.nodes)
-    return {**report.as_dict(), "rows": [], "matrix": pack(matrix)}
+    """The report as the modules return it, with ``matrix`` in the place of nodes and rows."""
+    images = ((image.name, image.image) for image in report.images)
+    matrix = from_rows(report.rows, images, report.nodes, report.excused, report.skipped)
+    return {**report.as_dict("summary"), "matrix": pack(matrix)}
 
 
 def pack(matrix: Matrix) -> str:

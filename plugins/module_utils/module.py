@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, connect
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import read_plan
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import DEPLOYMENT_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
@@ -36,6 +37,7 @@ NAME_ARGUMENTS: dict[str, Any] = {
     "config_map_name": {"type": "str", "default": CONFIG_MAP_NAME},
 }
 DEPLOYMENT_ARGUMENT: dict[str, Any] = {"deployment_name": {"type": "str", "default": DEPLOYMENT_NAME}}
+SETS_ARGUMENT: dict[str, Any] = {"sets": {"type": "str", "choices": ["one", "all"], "default": "one"}}
 # Empty answers of a survey must pass, so nothing is stricter here than text; settings.py has the rules.
 SETTINGS_ARGUMENTS: dict[str, Any] = {
     field.option: {"type": "raw" if field.option in _STRUCTURED else "str", "no_log": False}
@@ -94,7 +96,10 @@ def _option_problems(module: AnsibleModule) -> list[Problem]:
     """Everything that is wrong with the options, known before anything is asked of the cluster."""
     given = {option: kind for option, kind in _CHECKS.items() if module.params.get(option)}
     problems = [problem for option, kind in given.items() for problem in check(option, module.params[option], kind)]
-    if "images" in module.params:
+    if "groups" in module.params:
+        plan = read_plan(given_settings(module), module.params["groups"], module.params["config_map_name"])
+        problems += [problem for problem in plan.problems if problem not in problems]
+    elif "images" in module.params:
         problems += [problem for problem in from_options(given_settings(module)).problems if problem not in problems]
     return problems
 

@@ -149,7 +149,7 @@ def _content(report: Mapping[str, Any]) -> _Html:
         "header",
         _tag("p", "Image Puller report", class_="over"),
         _tag("h1", _badge(report["verdict"]), report["verdict"]),
-        _tag("p", f"DaemonSet {sets[0]['name']}") if single and sets[0]["daemonset"] else None,
+        _daemonset(sets[0]) if single else None,
         _tag("p", f"As it was at {_time(report['time'])}.", class_="quiet"),
         _list(report["notes"]) if report["notes"] else None,
     )
@@ -170,6 +170,14 @@ def _content(report: Mapping[str, Any]) -> _Html:
     )
 
 
+def _title(each: Mapping[str, Any]) -> str:
+    return f"Group {each['group']}" if each["group"] else each["key"]
+
+
+def _daemonset(each: Mapping[str, Any]) -> _Html | None:
+    return _tag("p", f"DaemonSet {each['name']}") if each["daemonset"] else None
+
+
 def _badge(verdict: str) -> _Html:
     state = _VERDICT_STATES.get(verdict, "not_applicable")
     return _tag("span", _icon(state), class_=f"badge {state}")
@@ -179,7 +187,7 @@ def _overview(sets: Sequence[Mapping[str, Any]]) -> _Html:
     rows = [
         _tag(
             "tr",
-            _tag("th", _tag("a", each["name"], href=f"#set-{index}"), scope="row"),
+            _tag("th", _tag("a", _title(each), href=f"#set-{index}"), scope="row"),
             _tag("td", each["verdict"]),
             _tag("td", _bar(each["summary"]), class_="graph"),
             _tag("td", _share(each["summary"]), class_="number"),
@@ -198,7 +206,7 @@ def _table(head: Iterable[tuple[str, str | None]], rows: Iterable[str]) -> _Html
 
 def _section(report: Mapping[str, Any], index: int, single: bool) -> _Html:
     each = report["sets"][index]
-    heading = _tag("h2", _badge(each["verdict"]), f"{each['name']}: {each['verdict']}")
+    heading = _join([_tag("h2", _badge(each["verdict"]), f"{_title(each)}: {each['verdict']}"), _daemonset(each)])
     images = image_counts(each)
     return _tag(
         "section",
@@ -286,9 +294,9 @@ def _former(former: Mapping[str, Any] | None, each: Mapping[str, Any]) -> _Html 
     if former is None:
         return None
     heading = _tag("h3", f"Since the report of {_time(former['time'])}")
-    if each["name"] in former["added"]:
+    if each["key"] in former["added"]:
         return _join([heading, _tag("p", "This set was not there.")])
-    changes = former["sets"][each["name"]]
+    changes = former["sets"][each["key"]]
     items: list[str] = []
     if changes["verdict"]:
         items.append("Verdict: {} became {}".format(*changes["verdict"]))
@@ -377,7 +385,7 @@ def _matrix(each: Mapping[str, Any], index: int) -> _Html | None:
 def _left_out(each: Mapping[str, Any]) -> _Html | None:
     """The nodes that do not count, by the reason."""
     items = []
-    for kind, nodes in (("excused for now", each["excused"]), ("skipped", each["skipped"])):
+    for kind, nodes in (("excused for now", each["matrix"]["excused"]), ("skipped", each["matrix"]["skipped"])):
         reasons: dict[str, list[str]] = {}
         for node, why in nodes.items():
             reasons.setdefault(why, []).append(node)

@@ -70,14 +70,14 @@ def document(
 ) -> dict[str, Any]:
     """Everything that a report tells, as plain data.
 
-    :param result: what image_puller_info returned, of one set or of all ``sets``. ValueError if it has neither rows
-        nor matrix.
+    :param result: what image_puller_info returned, of one set or of all ``sets``. ValueError if it has neither all
+        rows nor the matrix.
     :param time: when it was read, in RFC 3339.
     :param version: the collection's version.
     :param notes: sentences that belong to it.
     :param former: an earlier document, to compare with.
     """
-    sets = [_set(entry) for entry in result.get("sets") or [result]]
+    sets = [_set(entry) for entry in _entries(result)]
     made: dict[str, Any] = {
         "report": NAME,
         "format": FORMAT,
@@ -89,47 +89,54 @@ def document(
         "former": None,
     }
     if former is not None:
-        before = {each["name"]: each for each in former["sets"]}
-        now = {each["name"] for each in sets}
+        before = {each["key"]: each for each in former["sets"]}
+        now = {each["key"] for each in sets}
         made["former"] = {
             "time": former["time"],
-            "added": [each["name"] for each in sets if each["name"] not in before],
-            "removed": [name for name in before if name not in now],
-            "sets": {each["name"]: _changes(before[each["name"]], each) for each in sets if each["name"] in before},
+            "added": [each["key"] for each in sets if each["key"] not in before],
+            "removed": [each["name"] for key, each in before.items() if key not in now],
+            "sets": {each["key"]: _changes(before[each["key"]], each) for each in sets if each["key"] in before},
         }
     return made
 
 
-def _set(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One set of images; ``entry`` is a report, or an element of ``sets``, which has one."""
-    report = {**entry, **(entry.get("report") or {})}
-    matrix = _matrix(report)
-    daemonset = report.get("daemonset")
-    name = f"{daemonset['namespace']}/{daemonset['name']}" if daemonset else entry.get("daemonset_name")
-    nodes = [node for node in report["nodes"] if not node["skipped"]]
+def _entries(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """An element for each set: the names of the set, and what image_puller_info tells of it."""
+    sets = result.get("sets") or []
+    if len(sets) == 1 and "report" not in sets[0]:
+        return [{**sets[0], **result}]
+    return [{**each, **each["report"]} for each in sets] or [result]
+
+
+def _set(told: Mapping[str, Any]) -> dict[str, Any]:
+    """One set of images. Its key stays the same while the DaemonSet comes and goes."""
+    matrix, daemonset = _matrix(told), told["daemonset"]
+    name = f"{daemonset['namespace']}/{daemonset['name']}" if daemonset else told.get("daemonset_name")
+    key = told.get("config_map_name") or name or NAME
     return {
-        "name": name or "Image Puller",
-        "group": entry.get("group"),
+        "key": key,
+        "name": name or key,
+        "group": told.get("group"),
         "daemonset": daemonset,
-        "verdict": report["verdict"],
-        "reasons": _redacted(report["reasons"]),
-        "problems": _redacted(report.get("problems") or []),
-        "inferred": report["inferred"],
-        "summary": report["summary"],
-        "excused": {node["name"]: node["excused"] for node in nodes if node["excused"]},
-        "skipped": {node["name"]: node["skipped"] for node in report["nodes"] if node["skipped"]},
-        "cost": _cost(report.get("settings"), len(nodes)),
+        "verdict": told["verdict"],
+        "reasons": _redacted(told["reasons"]),
+        "problems": _redacted(told.get("problems") or []),
+        "inferred": told["inferred"],
+        "summary": told["summary"],
+        "cost": _cost(told.get("settings"), len(matrix.nodes)),
         "matrix": {**matrix.as_dict(), "stories": _redacted(matrix.stories)},
     }
 
 
-def _matrix(report: Mapping[str, Any]) -> Matrix:
-    if report.get("matrix"):
-        return unpack(report["matrix"])
-    if "rows" not in report:
-        raise ValueError("it has neither rows nor matrix; ask the module for them with matrix: true")
-    images = [(image["name"], image["image"]) for image in report["images"]]
-    return from_rows(report["rows"], images, [node["name"] for node in report["nodes"] if not node["skipped"]])
+def _matrix(told: Mapping[str, Any]) -> Matrix:
+    if told.get("matrix"):
+        return unpack(told["matrix"])
+    if told.get("details") != "all":
+        raise ValueError("its rows are not complete; ask the module with matrix: true")
+    images = [(image["name"], image["image"]) for image in told["images"]]
+    nodes = [node["name"] for node in told["nodes"] if not node["skipped"]]
+    why = {key: {node["name"]: node[key] for node in told["nodes"] if node[key]} for key in ("excused", "skipped")}
+    return from_rows(told["rows"], images, nodes, **why)
 
 
 def _cost(options: Mapping[str, Any] | None, nodes: int) -> dict[str, Any] | None:
@@ -193,7 +200,7 @@ def _named(names: Iterable[str]) -> dict[str, Any]:
 def image_counts(each: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each image of a set: name, image, nodes that count, how many of them are in each state and class of failure."""
     matrix = each["matrix"]
-    counts = [node not in each["excused"] for node in matrix["nodes"]]
+    counts = [node not in matrix["excused"] for node in matrix["nodes"]]
     found = []
     for (name, image), column in zip(matrix["images"], matrix["cells"], strict=True):
         cells = Counter(cell for cell, count in zip(column, counts, strict=True) if count)
@@ -219,7 +226,13 @@ def to_json(report: Mapping[str, Any]) -> str:
     sets = []
     for each in report["sets"]:
         matrix = Matrix(**each["matrix"])
-        told = {"images": image_counts(each), "nodes": matrix.nodes, "rows": list(matrix.rows())}
+        told = {
+            "images": image_counts(each),
+            "nodes": matrix.nodes,
+            "excused": matrix.excused,
+            "skipped": matrix.skipped,
+            "rows": list(matrix.rows()),
+        }
         sets.append({**{key: value for key, value in each.items() if key != "matrix"}, **told})
     return json.dumps({**report, "sets": sets}, separators=(",", ":")) + "\n"
 
@@ -236,7 +249,7 @@ def read(text: str) -> dict[str, Any]:
                 images = [(image["name"], image["image"]) for image in each["images"]]
                 each["matrix"] = from_rows(each.pop("rows"), images, each["nodes"]).as_dict()
             _changes(each, each)
-        return {"time": str(found["time"]), "sets": [{**each, "name": str(each["name"])} for each in found["sets"]]}
+        return {"time": str(found["time"]), "sets": [{**each, "key": str(each["key"])} for each in found["sets"]]}
     except (AttributeError, KeyError, TypeError, IndexError, ValueError, RecursionError) as error:
         raise ValueError(f"it is no report of {NAME}: {error}") from None
 

@@ -229,6 +229,16 @@ def _object_name(read: _Reader) -> str:
     return text
 
 
+def _label(read: _Reader) -> str:
+    text = str(read.raw).strip()
+    if not _LABEL.fullmatch(text):
+        read.refuse(
+            "it is no DNS-1123 label (at most 63 lower case letters, digits and '-')",
+            f"write {_suggest_name(text, 'gpu')!r}, or another such name",
+        )
+    return text
+
+
 def _interval(read: _Reader) -> str:
     text = str(read.raw).strip()
     try:
@@ -756,6 +766,7 @@ def _limit_problems(values: Mapping[str, Any], given: Mapping[str, Any], names: 
 
 _KINDS: dict[str, Callable[[_Reader], Any]] = {
     "image": _helper_image,
+    "label": _label,
     "name": _object_name,
     "namespace": _namespace,
     "quantity": _quantity,
@@ -763,7 +774,22 @@ _KINDS: dict[str, Callable[[_Reader], Any]] = {
 
 
 def check(option: str, value: object, kind: str) -> tuple[Problem, ...]:
-    """The problems of an option that is no setting: ``kind`` is image, name, namespace or quantity."""
+    """The problems of an option that is no setting: ``kind`` is image, label, name, namespace or quantity."""
     reader = _Reader(option, value)
     _KINDS[kind](reader)
     return tuple(reader.problems)
+
+
+def read_list(
+    option: str, value: object, fields_of_entry: Mapping[str, Any], example: str
+) -> tuple[list[Any], list[Problem]]:
+    """A list of mappings, or its JSON or YAML text, with what is wrong with it and with the fields of its entries.
+
+    :param fields_of_entry: name -> type, ``object`` where any will do; ``*`` behind a name: it must be there.
+    """
+    reader = _Reader(option, value)
+    entries: list[Any] = reader.structure(list, example) or []
+    for number, entry in enumerate(entries, 1):
+        for what, remedy in _shape_problems(entry, dict(fields_of_entry), ""):
+            reader.refuse(what, remedy, value=entry, entry=number)
+    return entries, reader.problems

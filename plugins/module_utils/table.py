@@ -28,6 +28,22 @@ def table(report: Mapping[str, Any], width: int, notes: Iterable[str] = ()) -> l
     return [line for section in sections if section for line in ("", *section)][1:]
 
 
+def tables(sets: Sequence[Mapping[str, Any]], width: int, notes: Iterable[str] = ()) -> list[str]:
+    """The sets of image_puller_info as lines: the table of the only one, or of each under its heading.
+
+    Of several sets the first line says how many are healthy. The notes are below all.
+    """
+    if len(sets) == 1:
+        return table(sets[0]["report"], width, notes)
+    healthy = sum(set_["report"]["verdict"] == "Healthy" for set_ in sets)
+    lines = [f"{healthy} of {len(sets)} sets of images {'is' if healthy == 1 else 'are'} healthy"]
+    for set_ in sets:
+        heading = f"Group {set_['group']}" if set_["group"] else f"ConfigMap {set_['config_map_name']}"
+        lines += ["", heading, "-" * len(heading), *table(set_["report"], width)]
+    told = [line for note in notes for line in bullet(note, width)]
+    return lines + (["", *told] if told else [])
+
+
 def bullet(sentence: str, width: int) -> list[str]:
     """The sentence as a wrapped item of a list; the kubelet's words and the remedy begin on a line of their own."""
     lines: list[str] = []

@@ -17,14 +17,23 @@ extends_documentation_fragment:
   - kubecache.image_puller.kubernetes
   - kubecache.image_puller.settings
   - kubecache.image_puller.settings.names
+  - kubecache.image_puller.settings.deployment
 options:
   state:
     description:
-      - Whether the ConfigMap is there. Without it the controller stands down, and removes nothing.
+      - Whether the ConfigMap is there. The controller removes the DaemonSet of a set whose ConfigMap is deleted.
       - With V(absent), a ConfigMap that was not made by the Image Puller is refused.
     type: str
     choices: [present, absent]
     default: present
+  sets:
+    description:
+      - V(one) means the ConfigMap O(config_map_name).
+      - V(all) means that of every set which belongs to the installation with this O(config_map_name) and
+        O(deployment_name). It needs O(state=absent).
+    type: str
+    choices: [one, all]
+    default: one
 seealso:
   - module: kubecache.image_puller.image_puller_install
 author:
@@ -45,7 +54,7 @@ RETURN = r"""
 settings:
   description:
     - The settings as they were understood, every option of the settings.
-    - With O(state=absent) those of the ConfigMap that was there, or null.
+    - With O(state=absent) those of the ConfigMap O(config_map_name) that was there, or null.
   returned: always
   type: dict
   sample:
@@ -77,12 +86,18 @@ from typing import Any
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
-    ImageSet,
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import (
+    Wanted,
+    group_of,
+    keep_names,
     merge_options,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, installed_config_maps
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
+    DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
+    SETS_ARGUMENT,
     SETTINGS_ARGUMENTS,
     diff_of,
     given_settings,
@@ -96,19 +111,26 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     to_options,
 )
 
-ARGUMENTS: dict[str, Any] = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+ARGUMENTS: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, SETTINGS_ARGUMENTS, ARGUMENTS)
-    image_set = ImageSet(module.params["namespace"], module.params["config_map_name"])
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
+    params = module.params
+    image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
+    name, namespace = image_set.config_map_name, image_set.namespace
 
     def present(cluster: Cluster) -> dict[str, Any]:
-        live = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
-        reading = merge_options(cluster, image_set, _with_kept_names(given_settings(module), live))
+        if params["sets"] == "all":
+            raise RuntimeError("sets=all needs state=absent: settings are those of one set. Leave sets out")
+        live = cluster.get("ConfigMap", name, namespace)
+        reading = merge_options(keep_names(given_settings(module), live), live, f"{namespace}/{name}")
         settings = require(reading)
-        installation = objects.Installation(config_map_name=image_set.config_map_name)
-        change = cluster.keep(objects.config_map(installation, settings), live, dry_run=module.check_mode)
+        installation = objects.Installation(deployment_name=image_set.deployment_name)
+        wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings))
+        change = cluster.keep(wanted, live, dry_run=module.check_mode)
         return {
             "changed": change.changed,
             "settings": to_options(settings),
@@ -119,29 +141,28 @@ def main() -> None:
         }
 
     def absent(cluster: Cluster) -> dict[str, Any]:
-        name, namespace = image_set.config_map_name, image_set.namespace
-        live = cluster.get("ConfigMap", name, namespace)
-        if live is None:
-            return {"changed": False, "settings": None, "notes": []}
-        if not is_ours(live):
-            raise RuntimeError(
-                f"{describe(live)} was not made by the Image Puller and is left alone. Delete it by hand"
-            )
-        reading = from_config_map(live.get("data") or {})
-        cluster.delete("ConfigMap", name, namespace, uid=live["metadata"]["uid"], dry_run=module.check_mode)
-        settings = to_options(reading.settings) if reading.settings else None
-        change = Change("deleted", "ConfigMap", describe(live), live)
-        return {"changed": True, "settings": settings, "notes": list(reading.notes), "diff": diff_of([change])}
+        if params["sets"] == "all":
+            found = installed_config_maps(cluster, image_set)
+        else:
+            live = cluster.get("ConfigMap", name, namespace)
+            found = {name: live} if live else {}
+        for config_map in found.values():
+            if not is_ours(config_map):
+                raise RuntimeError(
+                    f"{describe(config_map)} was not made by the Image Puller and is left alone. Delete it by hand"
+                )
+        for each, config_map in found.items():
+            cluster.delete("ConfigMap", each, namespace, uid=config_map["metadata"]["uid"], dry_run=module.check_mode)
+        reading = from_config_map((found.get(name) or {}).get("data") or {})
+        changes = [Change("deleted", "ConfigMap", describe(config_map), config_map) for config_map in found.values()]
+        return {
+            "changed": bool(found),
+            "settings": to_options(reading.settings) if name in found and reading.settings else None,
+            "notes": list(reading.notes) if name in found else [],
+            "diff": diff_of(changes),
+        }
 
-    run(module, present if module.params["state"] == "present" else absent)
-
-
-def _with_kept_names(options: dict[str, Any], live: dict[str, Any] | None) -> dict[str, Any]:
-    """What the installation chose for the cache's pods stays when this module changes the rest."""
-    reading = from_config_map((live or {}).get("data") or {})
-    kept = to_options(reading.settings) if live and reading.settings else {}
-    names = ("priority_class_name", "cache_service_account_name")
-    return {**options, **{name: options.get(name) or kept.get(name) for name in names}}
+    run(module, present if params["state"] == "present" else absent)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,23 @@ options:
       - All settings, as M(kubecache.image_puller.image_puller_install) or M(kubecache.image_puller.image_puller_config)
         returned them.
     type: dict
+  sets:
+    description:
+      - V(one) means the set of the ConfigMap O(config_map_name).
+      - V(all) means every set of the installation with this O(config_map_name) and O(deployment_name), its groups
+        included. What is wrong with one set keeps none of the others from being mended. The settings are those of the
+        ConfigMaps.
+    type: str
+    choices: [one, all]
+    default: one
   recreate:
     description:
-      - V(unhealthy) does the least violent thing that helps, and makes a DaemonSet that is being deleted again.
-      - V(always) deletes the DaemonSet and makes it again.
+      - V(unhealthy) does the least that helps. It makes a DaemonSet anew that is being deleted, or whose pods do not
+        end even by force. What that can't mend, as an image that can't be pulled, is reported only.
+      - V(always) deletes the DaemonSet and makes it again although nothing is wrong.
       - V(never) leaves a DaemonSet that is being deleted to whoever deletes it.
+      - What was made anew is not made anew within a pause that begins with a minute and doubles with each time, up to
+        an hour. A warning then says until when, and why.
     type: str
     choices: [unhealthy, always, never]
     default: unhealthy
@@ -72,6 +84,10 @@ EXAMPLES = r"""
   kubecache.image_puller.image_puller_daemonset:
     namespace: k8s-image-puller
 
+- name: Check the health of all groups, too
+  kubecache.image_puller.image_puller_daemonset:
+    sets: all
+
 - name: Keep a set without a controller, and wait for its images
   kubecache.image_puller.image_puller_daemonset:
     images:
@@ -83,8 +99,8 @@ EXAMPLES = r"""
 RETURN = r"""
 action:
   description:
-    - What was done, or in check mode would be done.
-    - One of V(none), V(created), V(patched), V(recreated), V(deleted).
+    - What was done, or in check mode would be done; of several sets the strongest.
+    - One of V(none), V(created), V(patched), V(restarted), V(recreated), V(deleted).
   returned: always
   type: str
   sample: created
@@ -95,7 +111,9 @@ reasons:
   elements: str
   sample: ["DaemonSet k8s-image-puller/kubernetes-image-puller does not exist"]
 verdict:
-  description: One of V(Absent), V(Progressing), V(Healthy), V(Degraded), V(NoMatchingNodes), at the end of the task.
+  description:
+    - One of V(Absent), V(Progressing), V(Healthy), V(Degraded), V(NoMatchingNodes), and with O(sets=all)
+      V(InvalidSettings), at the end of the task; of several sets the worst.
   returned: always
   type: str
   sample: Healthy
@@ -109,12 +127,56 @@ report:
   description:
     - What M(kubecache.image_puller.image_puller_info) would return at the end of the task, without its C(rows).
     - There when a wait has failed, too.
-  returned: always
+  returned: with O(sets=one)
   type: dict
   sample:
     verdict: Healthy
+sets:
+  description: One for each set, the main one first, with what was done to it and how its images are.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    config_map_name:
+      description: The set's ConfigMap.
+      type: str
+      sample: k8s-image-puller-gpu
+    daemonset_name:
+      description: The set's DaemonSet; null where the settings can't be read.
+      type: str
+      sample: kubernetes-image-puller-gpu
+    group:
+      description: The set's name in the list of groups; empty for any other set.
+      type: str
+      sample: gpu
+    action:
+      description: As above, of this set.
+      type: str
+      sample: none
+    reasons:
+      description: As above, of this set.
+      type: list
+      elements: str
+      sample: []
+    verdict:
+      description: As above, of this set.
+      type: str
+      sample: Healthy
+    verdict_reasons:
+      description: As above, of this set.
+      type: list
+      elements: str
+      sample: []
+    summary:
+      description: As below, of this set.
+      type: dict
+      sample: {"images": 1, "nodes": 1, "cached": 1}
+    report:
+      description: As above, of this set, with O(sets=all).
+      type: dict
+      sample: {"verdict": "Healthy"}
 summary:
-  description: Counts of images, nodes, and of each state of an image on a node.
+  description: Counts of images, nodes, and of each state of an image on a node; of several sets the sums.
   returned: always
   type: dict
   sample:
@@ -135,25 +197,37 @@ notes:
   sample: []
 """
 
+import functools
 import time
 from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    installed_config_maps,
+    installed_daemonsets,
     is_openshift,
-    keep,
-    look,
     our_daemonsets,
     pods_of,
-    read_settings,
-    remove_former_daemonsets,
     wait_until_gone,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    Kept,
+    Member,
+    errors_of,
+    keep_sets,
+    look,
+    read_members,
+    result_of,
+    titled,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
+    SETS_ARGUMENT,
     SETTINGS_ARGUMENTS,
     Failure,
     diff_of,
@@ -162,12 +236,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import judged
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    Reading,
-    from_options,
-    require,
-)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, from_options
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import NotCached, wait_until_cached
 
 ARGUMENTS: dict[str, Any] = {
@@ -185,94 +254,85 @@ def main() -> None:
     module = make_module(
         NAME_ARGUMENTS,
         DEPLOYMENT_ARGUMENT,
+        SETS_ARGUMENT,
         SETTINGS_ARGUMENTS,
         ARGUMENTS,
         mutually_exclusive=[("settings", "images")],
     )
-    params = module.params
-    image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
-
-    def read(cluster: Cluster) -> Reading:
-        if params["settings"]:
-            return from_options(params["settings"])
-        if params["images"] not in (None, ""):
-            return from_options(given_settings(module))
-        reading = read_settings(cluster, image_set)
-        if reading is None:
-            raise RuntimeError(
-                f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist: there is no Image "
-                "Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
-                "config_map_name"
-            )
-        return reading
-
-    def present(cluster: Cluster) -> dict[str, Any]:
-        reading = read(cluster)
-        settings = require(reading)
-        decision, change, warnings = keep(
-            cluster,
-            image_set,
-            settings,
-            openshift=is_openshift(cluster),
-            recreate=params["recreate"],
-            read_nodes=params["read_nodes"],
-            dry_run=module.check_mode,
-        )
-
-        def report_now() -> Report:
-            report = look(cluster, settings, read_nodes=params["read_nodes"])
-            return judged(report, decision) if decision.paused else report
-
-        former = remove_former_daemonsets(cluster, image_set, settings, dry_run=module.check_mode)
-        reasons = [*decision.reasons, *change.notes, *(f"{name} has a former name and is deleted" for name in former)]
-        more = {"warnings": [*warnings, *([decision.paused] if decision.paused else [])]}
-        try:
-            waiting = params["wait"] and not module.check_mode
-            report = (
-                wait_until_cached(report_now, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
-                if waiting
-                else report_now()
-            )
-        except NotCached as error:
-            result = _result(change, reasons, error.report, reading, bool(former))
-            del result["verdict_reasons"]  # The message says them.
-            raise Failure(error, result | more) from error
-        return _result(change, reasons, report, reading, bool(former)) | more
-
-    def absent(cluster: Cluster) -> dict[str, Any]:
-        found = our_daemonsets(cluster, image_set)
-        for daemonset in found:
-            data = daemonset["metadata"]
-            cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=module.check_mode)
-        if not module.check_mode:
-            end = time.monotonic() + params["wait_timeout"]
-            for obj in [*found, *(pod for daemonset in found for pod in pods_of(cluster, daemonset))]:
-                wait_until_gone(cluster, obj, max(0.0, end - time.monotonic()))
-        changes = [Change("deleted", "DaemonSet", describe(daemonset), daemonset) for daemonset in found]
-        report = Report("Absent", ("it was asked to be absent",))
-        change = changes[0] if changes else Change("none", "DaemonSet", "")
-        reasons = [f"{change.name} is asked to be absent" for change in changes]
-        return {**_result(change, reasons, report, Reading(None)), "diff": diff_of(changes)}
-
-    run(module, present if params["state"] == "present" else absent)
+    names = (module.params[name] for name in ("namespace", "config_map_name", "deployment_name"))
+    image_set = ImageSet(*names)
+    work = _present if module.params["state"] == "present" else _absent
+    run(module, lambda cluster: work(cluster, module, image_set))
 
 
-def _result(
-    change: Change, reasons: list[str], report: Report, reading: Reading, more_changed: bool = False
-) -> dict[str, Any]:
-    told = {**report.as_dict(), "problems": [str(problem) for problem in reading.problems]}
-    del told["rows"]  # One for each image on each node: whoever wants them asks image_puller_info.
-    return {
-        "changed": change.changed or more_changed,
-        "action": change.action,
-        "reasons": reasons,
-        "verdict": told["verdict"],
-        "verdict_reasons": told["reasons"],
-        "summary": told["summary"],
-        "report": told,
-        "notes": list(reading.notes),
-        "diff": diff_of([change]),
+def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dict[str, Any]:
+    params, several = module.params, module.params["sets"] == "all"
+    members = _members(cluster, module, image_set)
+    kept = keep_sets(
+        cluster,
+        members,
+        openshift=is_openshift(cluster),
+        recreate=params["recreate"],
+        read_nodes=params["read_nodes"],
+        dry_run=module.check_mode,
+    )
+
+    def result(reports: list[Report]) -> dict[str, Any]:
+        told = result_of(kept, reports, several=several)
+        notes = [titled(member, note) for member in members for note in member.reading.notes]
+        return {**told, "notes": notes, "diff": diff_of(change for each in kept for change in each.changes)}
+
+    observers = {
+        member.title: functools.partial(look, cluster, member, read_nodes=params["read_nodes"]) for member in members
     }
+    if why := errors_of(kept):
+        raise Failure(RuntimeError(why), result([observe() for observe in observers.values()]))
+    if not params["wait"] or module.check_mode:
+        return result([observe() for observe in observers.values()])
+    try:
+        found = wait_until_cached(observers, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
+    except NotCached as error:
+        told = result(list(error.reports.values()))
+        del told["verdict_reasons"]  # The message says them.
+        raise Failure(error, told) from error
+    return result(list(found.values()))
+
+
+def _members(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> list[Member]:
+    """The sets that are meant, with their settings."""
+    params = module.params
+    given = params["settings"] or (given_settings(module) if params["images"] not in (None, "") else None)
+    several = params["sets"] == "all"
+    if given and several:
+        raise RuntimeError("sets=all takes the settings of the ConfigMaps. Leave images and settings out")
+    members = [Member(image_set, from_options(given))] if given else read_members(cluster, image_set, several)
+    if not members:
+        raise RuntimeError(
+            f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist: there is no Image "
+            "Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
+            "config_map_name"
+        )
+    return members
+
+
+def _absent(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dict[str, Any]:
+    several = module.params["sets"] == "all"
+    if several:
+        found = installed_daemonsets(cluster, image_set, installed_config_maps(cluster, image_set))
+    else:
+        found = our_daemonsets(cluster, image_set)
+    for daemonset in found:
+        data = daemonset["metadata"]
+        cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=module.check_mode)
+    if not module.check_mode:
+        end = time.monotonic() + module.params["wait_timeout"]
+        for obj in [*found, *(pod for daemonset in found for pod in pods_of(cluster, daemonset))]:
+            wait_until_gone(cluster, obj, max(0.0, end - time.monotonic()))
+    changes = [Change("deleted", "DaemonSet", describe(daemonset), daemonset) for daemonset in found]
+    reasons = [f"{change.name} is asked to be absent" for change in changes]
+    kept = Kept(Member(image_set, Reading(None)), tuple(changes), tuple(reasons))
+    told = result_of([kept], [Report("Absent", ("it was asked to be absent",))], several=several)
+    return {**told, "notes": [], "diff": diff_of(changes)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ extends_documentation_fragment:
   - kubecache.image_puller.attributes.info
   - kubecache.image_puller.kubernetes
   - kubecache.image_puller.settings.names
+  - kubecache.image_puller.settings.deployment
 options:
+  sets:
+    description:
+      - V(one) means the set of the ConfigMap O(config_map_name).
+      - V(all) means every set of the installation with this O(config_map_name) and O(deployment_name), its groups
+        included.
+    type: str
+    choices: [one, all]
+    default: one
   read_nodes:
     description:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
@@ -40,6 +49,11 @@ EXAMPLES = r"""
   kubecache.image_puller.image_puller_info:
   register: cache
 
+- name: Read the state of all groups, too
+  kubecache.image_puller.image_puller_info:
+    sets: all
+  register: caches
+
 - name: Go on only with a warm cache
   ansible.builtin.assert:
     that: cache.verdict == 'Healthy'
@@ -48,7 +62,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 verdict:
-  description: One of V(Absent), V(Progressing), V(Healthy), V(Degraded), V(NoMatchingNodes), V(InvalidSettings).
+  description:
+    - One of V(Absent), V(Progressing), V(Healthy), V(Degraded), V(NoMatchingNodes), V(InvalidSettings); of several sets
+      the worst.
   returned: always
   type: str
   sample: Healthy
@@ -60,11 +76,46 @@ reasons:
   sample: []
 inferred:
   description: Whether the nodes could not be read, so that they were inferred from the pods.
-  returned: always
+  returned: with O(sets=one)
   type: bool
   sample: false
+sets:
+  description: One for each set, the main one first.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    config_map_name:
+      description: The set's ConfigMap.
+      type: str
+      sample: k8s-image-puller-gpu
+    daemonset_name:
+      description: The set's DaemonSet; null where the settings can't be read.
+      type: str
+      sample: kubernetes-image-puller-gpu
+    group:
+      description: The set's name in the list of groups; empty for any other set.
+      type: str
+      sample: gpu
+    verdict:
+      description: As above, of this set.
+      type: str
+      sample: Healthy
+    reasons:
+      description: As above, of this set.
+      type: list
+      elements: str
+      sample: []
+    summary:
+      description: As below, of this set.
+      type: dict
+      sample: {"images": 1, "nodes": 1, "cached": 1}
+    report:
+      description: With O(sets=all), all that is returned of this set with O(sets=one).
+      type: dict
+      sample: {"verdict": "Healthy"}
 summary:
-  description: Counts of images, nodes, and of each state of an image on a node.
+  description: Counts of images, nodes, and of each state of an image on a node; of several sets the sums.
   returned: always
   type: dict
   sample:
@@ -79,7 +130,7 @@ summary:
     released: 0
 images:
   description: One for each image, with the number of nodes in each state and the worst reason.
-  returned: always
+  returned: with O(sets=one)
   type: list
   elements: dict
   sample:
@@ -97,7 +148,7 @@ images:
       message: null
 nodes:
   description: One for each node, with the number of images in each state, why it is excused, or why it is skipped.
-  returned: always
+  returned: with O(sets=one)
   type: list
   elements: dict
   sample:
@@ -112,7 +163,7 @@ nodes:
       released: 0
 rows:
   description: One for each image on each node; null where nobody told.
-  returned: always
+  returned: with O(sets=one)
   type: list
   elements: dict
   sample:
@@ -130,23 +181,23 @@ rows:
       size: 1185181
 matrix:
   description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
-  returned: when O(matrix=true)
+  returned: with O(matrix=true) and O(sets=one)
   type: str
   sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
-  returned: always
+  returned: with O(sets=one)
   type: dict
   sample: {"images": [{"name": "java11", "image": "registry.example.com/team/java11:2.1"}]}
 problems:
   description: What is wrong with the settings of the ConfigMap.
-  returned: always
+  returned: with O(sets=one)
   type: list
   elements: str
   sample: []
 daemonset:
   description: Name, namespace and generation of the DaemonSet, or null.
-  returned: always
+  returned: with O(sets=one)
   type: dict
   sample: {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 1}
 """
@@ -155,9 +206,23 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, look, read_settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    Member,
+    look,
+    names_of,
+    read_members,
+    titled,
+    total,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
-from ansible_collections.kubecache.image_puller.plugins.module_utils.module import NAME_ARGUMENTS, make_module, run
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
+    DEPLOYMENT_ARGUMENT,
+    NAME_ARGUMENTS,
+    SETS_ARGUMENT,
+    make_module,
+    run,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
 ARGUMENTS: dict[str, Any] = {
@@ -167,26 +232,43 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, ARGUMENTS)
-    image_set = ImageSet(module.params["namespace"], module.params["config_map_name"])
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, ARGUMENTS)
+    params = module.params
+    image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
 
     def work(cluster: Cluster) -> dict[str, Any]:
-        reading = read_settings(cluster, image_set)
-        if reading is None:
+        members = read_members(cluster, image_set, params["sets"] == "all")
+        reports = [look(cluster, member, read_nodes=params["read_nodes"]) for member in members]
+        if not members:
             missing = f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
-            report, reading = Report("Absent", (missing,)), Reading(None)
-        elif reading.settings is None:
-            report = Report("InvalidSettings", tuple(str(problem) for problem in reading.problems))
-        else:
-            report = look(cluster, reading.settings, read_nodes=module.params["read_nodes"])
+            members = [Member(image_set, Reading(None))]
+            reports = [Report("Absent", (missing,))]
+        told = [_told(*pair, matrix=params["matrix"]) for pair in zip(members, reports, strict=True)]
+        sets = [
+            {**names_of(member), **{key: report[key] for key in ("verdict", "reasons", "summary")}}
+            for member, report in zip(members, told, strict=True)
+        ]
+        if params["sets"] == "one":
+            return {"changed": False, **told[0], "sets": sets}
         return {
             "changed": False,
-            **(in_short(report) if module.params["matrix"] else report.as_dict()),
-            "settings": to_options(reading.settings) if reading.settings else None,
-            "problems": [str(problem) for problem in reading.problems],
+            **total(told),
+            "reasons": [
+                titled(member, why) for member, report in zip(members, told, strict=True) for why in report["reasons"]
+            ],
+            "sets": [{**set_, "report": report} for set_, report in zip(sets, told, strict=True)],
         }
 
     run(module, work)
+
+
+def _told(member: Member, report: Report, *, matrix: bool) -> dict[str, Any]:
+    settings = member.reading.settings
+    return {
+        **(in_short(report) if matrix else report.as_dict()),
+        "settings": to_options(settings) if settings else None,
+        "problems": [str(problem) for problem in member.reading.problems],
+    }
 
 
 if __name__ == "__main__":

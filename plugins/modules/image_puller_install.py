@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_puller_install
-short_description: Install or remove everything of the Image Puller but its DaemonSet
+short_description: Install the Image Puller, or remove all of it but its DaemonSets
 version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
-    controller's Deployment, all in one call.
+    controller's Deployment, and with O(daemonset=true) the DaemonSet, all in one call.
   - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
     Image Puller. What others added to the objects stays.
   - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
@@ -31,6 +31,17 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  groups:
+    description:
+      - Sets of images of their own, for example for nodes with a GPU, as a list of mappings or as JSON or YAML text.
+      - Each has a C(name), C(images), and any option of the settings. What it does not say, it takes over from the
+        options of this task.
+      - The ConfigMap and the DaemonSet of group C(gpu) are called as the main ones with C(-gpu) behind.
+      - When left out, the groups that are there stay as they are. The ConfigMap of a group that left the list is
+        deleted, and its DaemonSet goes with it.
+      - With groups there is a main set only if O(images) are given or if it is there. An empty list of images then
+        takes the main set away.
+    type: raw
   image:
     description:
       - The controller's image. Default is V(ghcr.io/kubecache/image-puller) in the version of this collection.
@@ -63,6 +74,13 @@ options:
         DaemonSet.
     type: bool
     default: true
+  daemonset:
+    description:
+      - Whether to keep the DaemonSets, too, as M(kubecache.image_puller.image_puller_daemonset) does, and to return
+        what was done to them and how their images are. That spares a task of its own.
+      - With V(false) the DaemonSets are left to the controller or to that module. O(state=absent) never touches them.
+    type: bool
+    default: false
   deployment_priority_class_name:
     description:
       - PriorityClass of the controller's pod.
@@ -112,6 +130,25 @@ EXAMPLES = r"""
       theia: registry.example.com/team/theia:2.1
     wait: true
 
+- name: Cache one list on all nodes, and one more on those with a GPU
+  kubecache.image_puller.image_puller_install:
+    images:
+      java11: registry.example.com/team/java11:2.1
+    groups:
+      - name: gpu
+        images:
+          cuda: registry.example.com/team/cuda:12.4
+        node_selector:
+          example.com/gpu: "true"
+        tolerations:
+          - key: nvidia.com/gpu
+            operator: Exists
+
+- name: Install the Image Puller and its DaemonSet in one call, and wait for nothing
+  kubecache.image_puller.image_puller_install:
+    images: java11=registry.example.com/team/java11:2.1;
+    daemonset: true
+
 - name: Install into a namespace that is there, without rights outside it
   kubecache.image_puller.image_puller_install:
     namespace: team-cache
@@ -127,7 +164,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 settings:
-  description: The settings as they were understood, every option of the settings.
+  description: The settings of the main set as they were understood, or null where there is none.
   returned: always
   type: dict
   sample:
@@ -136,7 +173,7 @@ settings:
       - name: java11
         image: registry.example.com/team/java11:2.1
 cost:
-  description: What the set asks of each node that caches it, as Kubernetes quantities.
+  description: What the main set asks of each node that caches it, as Kubernetes quantities, or null.
   returned: when O(state=present)
   type: dict
   sample:
@@ -146,6 +183,28 @@ cost:
     cpu_limits: 400m
     memory_requests: 20Mi
     memory_limits: 40Mi
+sets:
+  description:
+    - The main set, if there is one, and one for each of O(groups).
+    - Those that left the list follow, with null for settings and cost.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - config_map_name: k8s-image-puller-gpu
+      group: gpu
+      settings:
+        daemonset_name: kubernetes-image-puller-gpu
+        images:
+          - name: cuda
+            image: registry.example.com/team/cuda:12.4
+      cost:
+        pods: 1
+        images: 1
+        cpu_requests: 50m
+        cpu_limits: 200m
+        memory_requests: 10Mi
+        memory_limits: 20Mi
 objects:
   description: What was done, or in check mode would be done, to each object.
   returned: always
@@ -161,7 +220,7 @@ objects:
       type: str
       sample: ConfigMap k8s-image-puller/k8s-image-puller
     action:
-      description: One of V(none), V(created), V(patched), V(deleted).
+      description: One of V(none), V(created), V(patched), V(deleted), and for a DaemonSet V(recreated).
       type: str
       sample: created
     fields:
@@ -169,6 +228,16 @@ objects:
       type: list
       elements: str
       sample: ["data.IMAGES"]
+daemonset:
+  description:
+    - What M(kubecache.image_puller.image_puller_daemonset) returns with C(sets=all) of the DaemonSets and their images.
+      These were looked at before any waiting.
+  returned: when O(daemonset=true) and O(state=present), and the DaemonSet was looked at
+  type: dict
+  sample:
+    action: created
+    reasons: ["DaemonSet k8s-image-puller/kubernetes-image-puller does not exist"]
+    verdict: Progressing
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -183,14 +252,18 @@ left:
   sample: ["Namespace team-cache stays: it was not made by the Image Puller"]
 """
 
+from collections.abc import Collection
 from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    config_maps,
     is_openshift,
-    merge_options,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     IMAGE,
@@ -205,6 +278,15 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     uninstall,
     wait_for_controller,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    Member,
+    errors_of,
+    keep_sets,
+    look,
+    members_of,
+    remove_left,
+    result_of,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -215,17 +297,24 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require, to_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    InvalidSettings,
+    from_options,
+    require,
+    to_options,
+)
 
 _DEFAULT_RESOURCES = Resources()
 ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "groups": {"type": "raw"},
     "image": {"type": "str"},
     "service_account_name": {"type": "str", "default": SERVICE_ACCOUNT_NAME},
     "create_namespace": {"type": "bool"},
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
     "controller": {"type": "bool", "default": True},
+    "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
     "deployment_cpu_request": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_request},
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
@@ -250,47 +339,94 @@ def main() -> None:
             resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
             openshift=is_openshift(cluster),
         )
-        present = params["state"] == "present"
-        image_set = ImageSet(params["namespace"], installation.config_map_name)
-        options = given_settings(module)
-        reading = (
-            merge_options(cluster, image_set, options) if present else from_options({"namespace": params["namespace"]})
+        image_set = ImageSet(params["namespace"], installation.config_map_name, installation.deployment_name)
+        return (
+            _present(cluster, module, installation, image_set)
+            if params["state"] == "present"
+            else _absent(cluster, module, installation)
         )
-        outcome = Outcome(require(reading))
-        try:
-            if present:
-                choices = Choices(**{name: params[name] for name in Choices.__annotations__})
-                install(cluster, installation, outcome.settings, choices, outcome, dry_run=module.check_mode)
-                if params["wait"] and params["controller"] and not module.check_mode:
-                    wait_for_controller(cluster, installation, params["namespace"], params["wait_timeout"])
-            else:
-                uninstall(
-                    cluster,
-                    installation,
-                    outcome.settings,
-                    outcome,
-                    dry_run=module.check_mode,
-                    timeout=params["wait_timeout"],
-                )
-        except (ApiError, RuntimeError) as error:
-            raise Failure(error, _result(outcome, present)) from error
-        return {**_result(outcome, present), "notes": list(reading.notes) if present else []}
 
     run(module, work)
 
 
-def _result(outcome: Outcome, present: bool) -> dict[str, Any]:
+def _present(
+    cluster: Cluster, module: AnsibleModule, installation: Installation, image_set: ImageSet
+) -> dict[str, Any]:
+    params = module.params
+    live = config_maps(cluster, image_set)
+    plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
+    plan.required()
+    outcome, told = Outcome(plan.sets), dict[str, Any]()
+    try:
+        choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+        install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
+        if params["daemonset"]:
+            members = members_of(image_set, live, outcome.sets, plan.leaving)
+            told["daemonset"], why = _keep_daemonsets(
+                cluster, module, members, installation.openshift, plan.leaving, outcome
+            )
+            if why:
+                raise RuntimeError(why)
+        if params["wait"] and params["controller"] and not module.check_mode:
+            wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
+    except (InvalidSettings, ApiError, RuntimeError) as error:
+        raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
+    return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
+
+
+def _keep_daemonsets(
+    cluster: Cluster,
+    module: AnsibleModule,
+    members: list[Member],
+    openshift: bool,
+    leaving: Collection[str],
+    outcome: Outcome,
+) -> tuple[dict[str, Any], str]:
+    """What was done to the DaemonSets of all sets, and why some could not be kept."""
+    read_nodes = module.params["read_nodes"] is not False
+    kept = keep_sets(cluster, members, openshift=openshift, read_nodes=read_nodes, dry_run=module.check_mode)
+    left = remove_left(cluster, module.params["namespace"], leaving, dry_run=module.check_mode)
+    outcome.changes += [*(change for each in kept for change in each.changes), *left]
+    result = result_of(kept, [look(cluster, member, read_nodes=read_nodes) for member in members], left)
+    outcome.warnings += result.pop("warnings")
+    return result, errors_of(kept)
+
+
+def _absent(cluster: Cluster, module: AnsibleModule, installation: Installation) -> dict[str, Any]:
+    settings, outcome = require(from_options({"namespace": module.params["namespace"]})), Outcome()
+    timeout = module.params["wait_timeout"]
+    try:
+        uninstall(cluster, installation, settings, outcome, dry_run=module.check_mode, timeout=timeout)
+    except (ApiError, RuntimeError) as error:
+        raise Failure(error, {**_result(outcome), "settings": None, "sets": []}) from error
+    return {**_result(outcome), "settings": None, "sets": [], "notes": []}
+
+
+def _result_of_present(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    sets = [
+        {
+            "config_map_name": wanted.config_map_name,
+            "group": wanted.group,
+            "settings": to_options(wanted.settings),
+            "cost": cost_per_node(wanted.settings),
+        }
+        for wanted in outcome.sets
+    ]
+    left = [{"config_map_name": name, "group": None, "settings": None, "cost": None} for name in plan.leaving]
+    main = next((told for told in sets if not told["group"]), {"settings": None, "cost": None})
+    return {**_result(outcome), "settings": main["settings"], "cost": main["cost"], "sets": [*sets, *left]}
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
     changed = [change for change in outcome.changes if change.changed]
     return {
         "changed": bool(changed),
-        "settings": to_options(outcome.settings),
         "objects": [
             {"kind": c.kind, "name": c.name, "action": c.action, "fields": list(c.fields)} for c in outcome.changes
         ],
         "left": outcome.left,
         "warnings": outcome.warnings,
         "diff": diff_of(changed),
-        **({"cost": cost_per_node(outcome.settings)} if present else {}),
     }
 
 

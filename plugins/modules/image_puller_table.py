@@ -19,8 +19,15 @@ options:
     description:
       - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
         M(kubecache.image_puller.image_puller_daemonset) returned.
-      - At least one of O(report) and O(notes) is needed.
+      - At least one of O(report), O(sets) and O(notes) is needed.
     type: dict
+  sets:
+    description:
+      - The C(sets) that M(kubecache.image_puller.image_puller_info) or M(kubecache.image_puller.image_puller_daemonset)
+        returned with C(sets=all). Of several sets each is printed under its heading.
+      - Mutually exclusive with O(report).
+    type: list
+    elements: dict
   notes:
     description: Sentences that are printed below the table.
     type: list

@@ -23,8 +23,8 @@ import yaml
 from tests.cluster import Cluster, ClusterError, leftovers, open_cluster
 from tests.cluster.embedded import state_root
 from tests.cluster.tools import ToolError
+from tests.running import ROOT, ansible_environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTED = "tests/demo/documented.yml"
 CORRECT = "playbooks/vars/codeready_workspaces_2_1.yml"
 MISSPELT = "pluginbroker-metadata-rhel8"
@@ -45,12 +45,8 @@ The cluster stays, with the Image Puller in it. To reach it, from this directory
   python -m tests.cluster shell --name {NAME}    # for kubectl and ansible-playbook
   python -m tests.cluster down --name {NAME}     # at the end"""
 ENVIRONMENT = {
-    "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
     "ANSIBLE_DISPLAY_OK_HOSTS": "no",  # Ansible's own switch: only what changes is listed.
     "ANSIBLE_FORCE_COLOR": "1" if BOLD else "0",
-    "ANSIBLE_HOME": str(ROOT / "build" / "ansible"),
-    "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
-    "ANSIBLE_LOCALHOST_WARNING": "0",
     "COLUMNS": str(WIDTH),
     "LC_ALL": "C.UTF-8",
 }
@@ -88,12 +84,10 @@ class Demo:
 
     def ask(self, command: str) -> str:
         """What a command prints. The recap of a play has its blanks squeezed, so that it fits on a line."""
-        environment = self.cluster.environment()
-        path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), environment["PATH"]])
         done = subprocess.run(
             self.cluster.command(shlex.split(command.replace("\\\n", ""))),
             cwd=ROOT,
-            env=environment | ENVIRONMENT | {"PATH": path},
+            env=ansible_environment(self.cluster) | ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -269,7 +269,40 @@ def test_a_daemonset_of_somebody_else_is_refused(
     cluster.kubectl("apply", "-f", "-", input=json.dumps(foreign))
     told = module("daemonset", images={"java11": JAVA}, ok=False)["msg"]
     assert told.startswith(f"DaemonSet {namespace}/{DAEMONSET} was not made by the Image Puller and is left alone")
+    result = module("install", images={"java11": JAVA}, daemonset=True, controller=False, ok=False)
+    assert result["msg"] == told
+    assert f"ConfigMap {namespace}/{CONFIG_MAP}" in [made["name"] for made in result["objects"]]
     assert kubectl.daemonset()["metadata"]["generation"] == 1
+
+
+def test_an_installation_may_keep_the_daemonset_in_the_same_call(
+    cluster: Cluster, module: Module, kubectl: Kubectl
+) -> None:
+    push(cluster, JAVA, THEIA)
+    foreseen = module("install", images={"java11": JAVA}, controller=False, daemonset=True, check=True)
+    assert foreseen["daemonset"]["action"] == "created"
+    assert kubectl.get("daemonset", DAEMONSET) is None
+    first = module("install", images={"java11": JAVA}, controller=False, daemonset=True)
+    assert first["daemonset"]["action"] == "created"
+    assert first["objects"][-1]["name"] == f"DaemonSet {kubectl.namespace}/{DAEMONSET}"
+    made = kubectl.daemonset()
+    assert images_of(made) == [JAVA]
+    kept = module("daemonset", sets="all")
+    assert kept["action"] == "none", kept["reasons"]
+    assert set(first["daemonset"]) | {"notes", "diff"} == set(kept) - {"invocation", "warnings"}
+    again = module("install", images={"java11": JAVA}, controller=False, daemonset=True)
+    assert again["changed"] is False
+    assert kubectl.daemonset()["metadata"]["generation"] == made["metadata"]["generation"]
+    more = module("install", images={"java11": JAVA, "theia": THEIA}, controller=False, daemonset=True)
+    assert more["daemonset"]["action"] == "patched"
+    assert images_of(kubectl.daemonset()) == [JAVA, THEIA]
+    assert more["daemonset"]["summary"]["images"] == 2
+
+
+def test_an_installation_without_the_daemonset_makes_none(module: Module, kubectl: Kubectl) -> None:
+    told = module("install", images={"java11": JAVA}, controller=False)
+    assert "daemonset" not in told
+    assert kubectl.list("daemonset") == []
 
 
 def test_a_renamed_daemonset_leaves_none_behind(cluster: Cluster, install: Install, kubectl: Kubectl) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.cluster import Cluster
-from tests.running import ROOT
+from tests.running import ROOT, ansible_environment
 
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, Playbook, eventually, our_writes
+from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, Module, Playbook, eventually, our_writes
 
 IMAGE = "registry.example.com/playbooks/java11:2.1"
 IMAGES = {"java11": IMAGE}
@@ -24,6 +23,11 @@ def unanswered() -> dict[str, Any]:
     """Every question that a survey may ask, left unanswered: all variables of the role but the namespace."""
     defaults = yaml.safe_load((ROOT / "roles/image_puller/defaults/main.yml").read_text())
     return dict.fromkeys({name.removeprefix("image_puller_") for name in defaults} - {"namespace"}, "")
+
+
+def warnings_of(result: dict[str, Any]) -> list[str]:
+    """The warnings of a module's result, in whichever shape this version of Ansible has them."""
+    return [told if isinstance(told, str) else told["event"]["msg"] for told in result["warnings"]]
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +80,81 @@ def test_the_health_check_mends_a_deleted_daemonset_once(
     again = playbook("health_check", health_check_fail=True)
     assert again.changed == 0
     assert "Healthy: DaemonSet" in again.stdout
+
+
+def test_a_health_check_of_a_healthy_cache_changes_nothing_with_the_controller_at_work(
+    cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl
+) -> None:
+    """Both build the same, so that the generation stays, whoever of them looks."""
+    playbook("install", images=IMAGES)
+    before, mark = kubectl.daemonset()["metadata"], cluster.audit_mark()
+    for _ in range(2):
+        checked = playbook("health_check", health_check_fail=True)
+        assert checked.rc == checked.changed == 0
+        assert "Healthy: DaemonSet" in checked.stdout
+    after = kubectl.daemonset()["metadata"]
+    assert (after["uid"], after["generation"]) == (before["uid"], before["generation"])
+    assert our_writes(cluster, mark, "admin") == []
+
+
+def test_an_image_that_breaks_is_reported_and_the_daemonset_is_not_made_again(
+    cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl
+) -> None:
+    playbook("install", images=IMAGES, controller=False)
+    absent = "registry.example.com/playbooks/broken:absent"
+    kubectl.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={IMAGE};broken={absent}"}})
+    uid = kubectl.daemonset()["metadata"]["uid"]
+    assert playbook("health_check").changed == 1  # The list in the ConfigMap is a new one.
+    eventually(lambda: "not_found" in playbook("health_check").stdout)
+    reported = playbook("health_check")
+    assert reported.rc == reported.changed == 0
+    assert f"broken ({absent}) failed on " in " ".join(reported.stdout.split())
+    assert playbook("health_check", ok=False, health_check_fail=True).rc == 2
+    assert kubectl.daemonset()["metadata"]["uid"] == uid
+
+
+def test_a_daemonset_that_is_asked_for_anew_is_made_once_and_then_guarded(module: Module, kubectl: Kubectl) -> None:
+    module("install", images=IMAGES, controller=False, daemonset=True)
+    uid = kubectl.daemonset()["metadata"]["uid"]
+    made = module("daemonset", recreate="always")
+    assert made["action"] == "recreated"
+    assert made["reasons"] == ["asked for by recreate=always"]
+    second = kubectl.daemonset()["metadata"]["uid"]
+    assert second != uid
+    paused = module("daemonset", recreate="always")
+    assert paused["action"] == "none"
+    (warning,) = (warning for warning in warnings_of(paused) if warning.startswith("recreating is paused until "))
+    assert "because it was recreated once, last at " in warning
+    assert warning in paused["verdict_reasons"]
+    assert kubectl.daemonset()["metadata"]["uid"] == second
+    assert module("daemonset")["changed"] is False
+
+
+def test_a_roll_that_waits_for_a_controller_that_does_not_run_is_told(
+    cluster: Cluster, playbook: Playbook, module: Module, kubectl: Kubectl
+) -> None:
+    playbook("install", images=IMAGES)
+    nowhere = {
+        "strategy": {"type": "Recreate", "rollingUpdate": None},
+        "template": {"spec": {"nodeSelector": {"x": "y"}}},
+    }
+    kubectl.patch("deployment", DEPLOYMENT, {"spec": nowhere})
+
+    def available() -> int:
+        found = kubectl.get("deployment", DEPLOYMENT)
+        assert found
+        return int(found["status"].get("availableReplicas", 0))
+
+    eventually(lambda: available() == 0)
+    kubectl.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={IMAGE};again={IMAGE}"}})
+    assert module("daemonset")["action"] == "patched"
+    told = module("daemonset")
+    assert told["changed"] is False
+    assert told["verdict"] == "Progressing"
+    assert (
+        "the change has reached 0 of 2 nodes, and goes on only with the controller, but Deployment "
+        f"{kubectl.namespace}/{DEPLOYMENT} is not available. Remedy: look at its pod, or install with controller=false"
+    ) in warnings_of(told)
 
 
 def test_a_health_check_that_may_fail_says_why(playbook: Playbook) -> None:
@@ -172,7 +251,7 @@ def test_a_play_of_the_users_own_imports_the_playbook(cluster: Cluster, namespac
     inventory = tmp_path / "hosts"  # Names localhost, so that it is not Ansible's implicit one.
     inventory.write_text("[control]\nlocalhost\n")
     done = cluster.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", inventory, site],
-        env={"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"), "ANSIBLE_NOCOLOR": "1"},
+        ["ansible-playbook", "-i", inventory, site],
+        env=ansible_environment(cluster),
     )
     assert "1 of 1 image cached on both nodes" in done.stdout

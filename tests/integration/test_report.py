@@ -57,7 +57,7 @@ def test_every_playbook_writes_the_report_in_every_form(
     text = ",".join(first[:2])
     again = playbook("status", report=text)
     assert again.changed == 0
-    moved = json.loads(data.read_text())["former"]["sets"][told["name"]]
+    moved = json.loads(data.read_text())["former"]["sets"][told["key"]]
     assert moved["verdict"] == ["Degraded", "Healthy"]
     assert {each["image"]: each["to"] for each in moved["moved"]}["theia"] == "cached"
     assert {row["state"] for row in rows_of(data).values()} == {"cached"}

@@ -7,10 +7,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES, Row, failure_sentences
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES, failure_sentences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import from_rows, pack
 from ansible_collections.kubecache.image_puller.plugins.module_utils.page import to_html
 from ansible_collections.kubecache.image_puller.plugins.module_utils.report import document
+from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import Row
 
 TEAM = "registry.example.com/team"
 DAEMONSET = {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 4}
@@ -81,10 +82,9 @@ def result(rows: Sequence[Row], *, packed: bool = False, **more: Any) -> dict[st
         "problems": [],
         "settings": {"images": [{"name": name, "image": image} for name, image in images]},
     }
-    told["matrix" if packed else "rows"] = (
-        pack(from_rows(rows, images, nodes)) if packed else [r.as_dict() for r in rows]
-    )
-    return {**told, **more}
+    matrix = pack(from_rows(rows, images, nodes, excused, skipped)) if packed else None
+    every = {"details": "all", "rows": [row.as_dict() for row in rows]}
+    return {**told, **({"details": "summary", "rows": [], "matrix": matrix} if packed else every), **more}
 
 
 def fleet(nodes: int, images: int, *, packed: bool = False) -> dict[str, Any]:

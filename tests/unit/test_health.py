@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import go_seconds
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
     PERMANENT,
     REMEDIES,
@@ -25,7 +26,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     assess,
     classify,
     failure_sentences,
-    go_seconds,
     pod_node,
     pull_failure,
 )
@@ -241,7 +241,7 @@ def test_a_kubelet_that_spaces_its_pulls_has_not_failed(message: str) -> None:
 
 def test_waiting_in_the_kubelets_first_pass_means_not_known_yet() -> None:
     row = _java(waiting("java11", "ContainerCreating"))
-    assert (row.state, row.reason, row.held) == ("waiting", "ContainerCreating", False)
+    assert (row.state, row.reason, row.message, row.held) == ("waiting", "Untold", None, False)
 
 
 PULLING = f'Pulling image "{JAVA.image}"'
@@ -489,7 +489,8 @@ GOOD = [running("java11"), running("theia")]
         (
             {"pods": [pod(statuses=GOOD[:1])]},
             "Progressing",
-            ["1 image is still to come on 1 node"],
+            ["1 image is still to come on 1 node (node-1: the kubelet tells of the others once it has tried all; "
+             "theia is the next in its order)"],
         ),
         (
             {"pods": [], "nodes": [node(), node("n2")]},
@@ -595,6 +596,7 @@ def test_the_report_has_one_shape_and_its_counts_agree() -> None:
         **dict.fromkeys(STATES, 0),
         "cached": 1,
         "failed": 1,
+        "held": 1,
     }
     assert [(image["name"], image["nodes"], image["class"], image["reason"]) for image in told["images"]] == [
         ("java11", 1, None, None),
@@ -606,7 +608,7 @@ def test_the_report_has_one_shape_and_its_counts_agree() -> None:
         ("gpu-1", None, True),
     ]
     keys = {"node", "name", "image", "state", "class", "held", "reason", "message", "digest", "since"}
-    assert all(set(row) == keys | {"pull_seconds", "size"} for row in told["rows"])
+    assert all(set(row) == keys | {"pull_seconds", "size", "tries"} for row in told["rows"])
     absent = assess(IMAGES, None, [], [], now=NOW).as_dict()
     assert set(absent) == set(told)
     assert set(absent["summary"]) == set(told["summary"])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     failure_sentences,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
-from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, table
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, table, tables
 
 TEAM = "registry.example.com/team"
 
@@ -150,8 +149,46 @@ rows_of_any_state = st.builds(
 def test_no_line_is_longer_than_the_terminal_or_more_than_ascii(
     reasons: tuple[str, ...], rows: list[Row], width: int
 ) -> None:
-    counted = [dataclasses.replace(r, class_=r.class_ or "other") if r.state == "failed" else r for r in rows]
+    counted = [r._replace(class_=r.class_ or "other") if r.state == "failed" else r for r in rows]
     for line in table(told("Degraded", counted, reasons), width):
         assert len(line) <= width
         assert line.isascii()
         assert line.isprintable()
+
+
+def test_several_sets_stand_under_their_headings() -> None:
+    main = told("Healthy", [row("node-1", "java11")])
+    gpu = told("Degraded", [row("node-2", "cuda", "waiting", reason="Unschedulable")], ("1 node has no pod",))
+    sets = [
+        {"group": "", "config_map_name": "k8s-image-puller", "report": main},
+        {"group": "gpu", "config_map_name": "k8s-image-puller-gpu", "report": gpu},
+    ]
+    assert tables(sets, 80, ["a note"]) == [
+        "1 of 2 sets of images is healthy",
+        "",
+        "ConfigMap k8s-image-puller",
+        "--------------------------",
+        "Healthy: DaemonSet k8s-image-puller/kubernetes-image-puller",
+        "1 of 1 image cached on the node",
+        "",
+        "IMAGE  NODES CACHED PULLING WAITING FAILED REASON",
+        "java11     1      1       -       -      -",
+        "",
+        "Group gpu",
+        "---------",
+        "Degraded: DaemonSet k8s-image-puller/kubernetes-image-puller",
+        "0 of 1 image cached on the node",
+        "",
+        "IMAGE NODES CACHED PULLING WAITING FAILED REASON",
+        "cuda      1      -       -       1      - Unschedulable",
+        "",
+        "- 1 node has no pod",
+        "",
+        "- a note",
+    ]
+
+
+def test_one_set_needs_no_heading() -> None:
+    report = told("Healthy", [row("node-1", "java11")])
+    sets = [{"group": "", "config_map_name": "k8s-image-puller", "report": report}]
+    assert tables(sets, 80, ["a note"]) == table(report, 80, ["a note"])

@@ -1,0 +1,214 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sets that an installation is to have: the main one and one for each group, from options and from what is there.
+
+Pure. One ConfigMap is one set is one DaemonSet; those of group g are called after the main ones, with ``-g`` behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    DEFAULT_IMAGES,
+    DEFAULTS,
+    FIELDS,
+    InvalidSettings,
+    Problem,
+    Reading,
+    Settings,
+    check,
+    format_images,
+    from_config_map,
+    from_options,
+    read_list,
+    to_options,
+)
+
+_EXAMPLE = '[{"name": "gpu", "images": {"cuda": "registry.example.com/team/cuda:12.4"}}]'
+_LONGEST_NAME = 63
+_UNSET = (None, "")
+_NO_IMAGES: tuple[object, ...] = ([], {}, "[]", "{}")
+# What an entry may say; a group lives in the namespace of its installation.
+_FIELDS: dict[str, Any] = {"name*": str, **{f.option: object for f in FIELDS if f.option != "namespace"}}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One set: its ConfigMap, its group (empty: the main set) and its settings."""
+
+    config_map_name: str
+    group: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an installation is to have.
+
+    ``common`` are the settings that all sets begin with; ``leaving`` the ConfigMaps whose sets left the list.
+    """
+
+    common: Settings | None
+    sets: tuple[Wanted, ...] = ()
+    leaving: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def required(self) -> Settings:
+        """The common settings of a plan without any problem; :class:`InvalidSettings` names all of them otherwise."""
+        if self.problems or self.common is None:
+            raise InvalidSettings(self.problems)
+        return self.common
+
+
+def merge_options(options: Mapping[str, Any], config_map: Mapping[str, Any] | None, where: str) -> Reading:
+    """Read options; images left out keep the list of the ConfigMap that is there, and are the default list without one.
+
+    :param where: namespace and name of the ConfigMap, for the note that says so.
+    """
+    if options.get("images") not in _UNSET:
+        return from_options(options)
+    kept = ((config_map or {}).get("data") or {}).get("IMAGES", "").strip()
+    reading = from_options({**options, "images": kept or None})
+    if kept:
+        note = f"images were not given: the list of ConfigMap {where} is kept"
+    else:
+        note = f"images were not given: the default list is used ({format_images(DEFAULT_IMAGES)})"
+    return replace(reading, notes=(*reading.notes, note))
+
+
+def keep_names(options: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options, with what an installation chose for the cache's pods where they leave it open."""
+    reading = from_config_map((config_map or {}).get("data") or {})
+    kept = to_options(reading.settings) if config_map and reading.settings else {}
+    names = ("priority_class_name", "cache_service_account_name")
+    return {**options, **{name: options.get(name) or kept.get(name) for name in names}}
+
+
+def group_of(config_map: Mapping[str, Any]) -> str:
+    """The group whose set the ConfigMap holds; empty for any other set."""
+    return str((metadata(config_map).get("labels") or {}).get(GROUP) or "")
+
+
+def sets_of(
+    config_maps: Iterable[dict[str, Any]], config_map_name: str, deployment_name: str
+) -> dict[str, dict[str, Any]]:
+    """The ConfigMaps of one installation by name, the main one first: its own, and those that name no other Deployment.
+
+    :param config_maps: those of the namespace that are sets.
+    """
+    found = {
+        metadata(config_map)["name"]: config_map
+        for config_map in config_maps
+        if metadata(config_map)["name"] == config_map_name
+        or (metadata(config_map).get("labels") or {}).get(DEPLOYMENT) in (None, deployment_name)
+    }
+    return dict(sorted(found.items(), key=lambda item: (item[0] != config_map_name, item[0])))
+
+
+def read_plan(
+    options: Mapping[str, Any],
+    groups: object,
+    config_map_name: str,
+    live: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Plan:
+    """The sets that options and groups ask for.
+
+    :param options: the options of the settings. They are those of the main set, and what a group does not say.
+    :param groups: a list of mappings, each with name, images and any option of the settings, or the same as JSON or
+        YAML text. None or empty text: the groups that are there stay as they are.
+    :param live: the installation's ConfigMaps that are there, by name (:func:`sets_of`).
+    """
+    there, asked = live or {}, groups not in _UNSET
+    entries, shapeless = read_list("groups", groups, _FIELDS, _EXAMPLE) if asked else ([], [])
+    kept = {} if asked else {name: group_of(there[name]) for name in there if group_of(there[name])}
+    main, images = there.get(config_map_name), options.get("images")
+    without_main = bool(entries or kept) and (images in _NO_IMAGES or (images in _UNSET and main is None))
+    if without_main:
+        common = from_options({**options, "images": None})
+    else:
+        common = merge_options(options, main, f"{options.get('namespace')}/{config_map_name}")
+    notes = list(common.notes)
+    if without_main and images in _UNSET:
+        notes.append("images were not given: no images are cached but those of the groups")
+    if kept:
+        notes.append(f"groups were not given: {', '.join(sorted(kept.values()))} stay as they are")
+    sets: list[tuple[str, Wanted]] = []
+    if common.settings and not without_main:
+        sets.append(("the main set", Wanted(config_map_name, "", common.settings)))
+    problems = [*common.problems, *(_placed(problem, entries) for problem in shapeless)]
+    for place, name, reading in _read_groups(entries, options, config_map_name):
+        # What a group took over is told once, where it was written.
+        own = [problem for problem in reading.problems if problem not in common.problems]
+        problems += [replace(problem, key=f"{place}: {problem.key}") for problem in own]
+        notes += [f"{place}: {note}" for note in reading.notes]
+        if reading.settings:
+            sets.append((place, Wanted(f"{config_map_name}-{name}", name, reading.settings)))
+    problems += _repeated(sets)
+    stay = {wanted.config_map_name for _where, wanted in sets} | kept.keys()
+    ours = [name for name in there if group_of(there[name]) or (name == config_map_name and without_main)]
+    leaving = tuple(name for name in ours if name not in stay)
+    return Plan(common.settings, tuple(wanted for _where, wanted in sets), leaving, tuple(problems), tuple(notes))
+
+
+def _read_groups(
+    entries: Sequence[Any], options: Mapping[str, Any], config_map_name: str
+) -> Iterator[tuple[str, str, Reading]]:
+    """Place, name and settings of each group: what it says, and else what the options say."""
+    daemonset_name = options.get("daemonset_name") or DEFAULTS["daemonset_name"]
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            continue
+        name = entry["name"].strip() if isinstance(entry.get("name"), str) else None
+        own = {f.option: entry[f.option] for f in FIELDS if f.option in _FIELDS and entry.get(f.option) not in _UNSET}
+        reading = from_options({**options, "images": [], "daemonset_name": f"{daemonset_name}-{name}", **own})
+        problems = [] if name is None else list(check("name", name, "label"))
+        problems += [] if name is None or problems else _too_long(name, config_map_name, daemonset_name)
+        # The DaemonSet's name is made from the group's, of which all is said.
+        more = [p for p in reading.problems if p.key != "daemonset_name" or "daemonset_name" in own]
+        yield _place(number, entry), name or "", replace(reading, problems=(*problems, *more))
+
+
+def _too_long(name: str, *prefixes: str) -> list[Problem]:
+    longest = max(prefixes, key=len)
+    room = _LONGEST_NAME - len(longest) - 1
+    if len(name) <= room:
+        return []
+    what = f"{longest}-{name} would have {len(longest) + 1 + len(name)} characters, and {_LONGEST_NAME} are allowed"
+    shorter = f"use at most {room} characters" if room > 0 else "choose shorter names for ConfigMap and DaemonSet"
+    return [Problem("name", name, what, shorter)]
+
+
+def _repeated(sets: Sequence[tuple[str, Wanted]]) -> list[Problem]:
+    """Two groups of one name, and two sets with one DaemonSet."""
+    problems: list[Problem] = []
+    names: dict[str, str] = {}
+    daemonsets: dict[str, str] = {}
+    for place, wanted in sets:
+        name, daemonset = wanted.config_map_name, wanted.settings.daemonset_name
+        if name in names:
+            what = f"the name was used before, in {names[name]}"
+            problems.append(Problem(f"{place}: name", wanted.group, what, "write another name"))
+        elif daemonset in daemonsets:
+            what = f"{daemonsets[daemonset]} has a DaemonSet of that name"
+            problems.append(Problem(f"{place}: daemonset_name", daemonset, what, "write another name, or leave it out"))
+        names.setdefault(name, place)
+        daemonsets.setdefault(daemonset, place)
+    return problems
+
+
+def _place(number: int, entry: Any) -> str:
+    """``groups, entry 2 (gpu)``."""
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f"groups, entry {number}" + (f" ({name})" if isinstance(name, str) and name.strip() else "")
+
+
+def _placed(problem: Problem, entries: Sequence[Any]) -> Problem:
+    if problem.entry is None:
+        return problem
+    return replace(problem, key=_place(problem.entry, entries[problem.entry - 1]), entry=None)

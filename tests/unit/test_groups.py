@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Groups of images: which sets an installation is to have, and what an administrator reads when a group is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan, sets_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings, to_config_map
+
+MAIN = "k8s-image-puller"
+OPTIONS: dict[str, Any] = {
+    "namespace": "team-cache",
+    "images": {"java11": "r.io/java11:2.1"},
+    "node_selector": {"pool": "all"},
+    "caching_memory_limit": "30Mi",
+}
+GPU: dict[str, Any] = {"name": "gpu", "images": {"cuda": "r.io/cuda:12"}}
+CPU: dict[str, Any] = {"name": "cpu", "images": "theia=r.io/theia:2.1"}
+
+
+def plan(groups: object, live: Any = None, **options: Any) -> Plan:
+    return read_plan({**OPTIONS, **options}, groups, MAIN, live)
+
+
+def config_map(name: str, group: str = "", images: str = "old=r.io/old:1", deployment: str = "") -> dict[str, Any]:
+    labels = {GROUP: group} if group else {}
+    labels |= {DEPLOYMENT: deployment} if deployment else {}
+    return {"metadata": {"name": name, "labels": labels}, "data": {"IMAGES": images}}
+
+
+def live(*groups: str, main: bool = True) -> dict[str, dict[str, Any]]:
+    found = [config_map(MAIN)] if main else []
+    found += [config_map(f"{MAIN}-{group}", group) for group in groups]
+    return {each["metadata"]["name"]: each for each in found}
+
+
+def names(made: Plan) -> list[str]:
+    return [wanted.config_map_name for wanted in made.sets]
+
+
+def problems(made: Plan) -> list[str]:
+    return [str(problem) for problem in made.problems]
+
+
+def test_each_group_is_a_set_that_is_called_after_the_main_one() -> None:
+    made = plan([GPU, CPU])
+    assert names(made) == [MAIN, f"{MAIN}-gpu", f"{MAIN}-cpu"]
+    assert [wanted.group for wanted in made.sets] == ["", "gpu", "cpu"]
+    assert [wanted.settings.daemonset_name for wanted in made.sets] == [
+        "kubernetes-image-puller",
+        "kubernetes-image-puller-gpu",
+        "kubernetes-image-puller-cpu",
+    ]
+    assert {wanted.settings.namespace for wanted in made.sets} == {"team-cache"}
+    assert made.leaving == ()
+    assert made.notes == ()
+
+
+def test_a_group_takes_over_what_it_does_not_say() -> None:
+    _main, gpu = plan([GPU]).sets
+    assert gpu.settings.node_selector == {"pool": "all"}
+    assert gpu.settings.caching_memory_limit == "30Mi"
+    assert [image.name for image in gpu.settings.images] == ["cuda"]
+
+
+def test_a_group_may_say_otherwise_and_an_empty_mapping_says_so() -> None:
+    _main, gpu = plan([{**GPU, "node_selector": {}, "caching_memory_limit": "40Mi", "tolerations": "[]"}]).sets
+    assert gpu.settings.node_selector == {}
+    assert gpu.settings.caching_memory_limit == "40Mi"
+
+
+def test_empty_text_in_a_group_says_nothing() -> None:
+    assert plan([{**GPU, "node_selector": "", "affinity": None}]).sets[1].settings.node_selector == {"pool": "all"}
+
+
+@pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump])
+def test_groups_may_be_text(dump: Any) -> None:
+    assert plan(dump([GPU, CPU])) == plan([GPU, CPU])
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_groups_left_out_stay_as_they_are(unset: Any) -> None:
+    made = plan(unset, live("gpu"))
+    assert names(made) == [MAIN]
+    assert made.leaving == ()
+    assert made.notes == ("groups were not given: gpu stay as they are",)
+
+
+def test_a_group_that_left_the_list_leaves() -> None:
+    assert plan([CPU], live("gpu", "cpu")).leaving == (f"{MAIN}-gpu",)
+    assert plan([], live("gpu", "cpu")).leaving == (f"{MAIN}-gpu", f"{MAIN}-cpu")
+    assert plan("[]", live("gpu")).leaving == (f"{MAIN}-gpu",)
+
+
+def test_groups_alone_make_no_main_set() -> None:
+    made = plan([GPU], images="")
+    assert names(made) == [f"{MAIN}-gpu"]
+    assert made.notes == ("images were not given: no images are cached but those of the groups",)
+
+
+def test_groups_that_stay_alone_make_no_main_set_either() -> None:
+    made = plan("", live("gpu", main=False), images="")
+    assert (names(made), made.leaving) == ([], ())
+
+
+def test_a_main_set_that_is_there_is_kept_with_its_list() -> None:
+    made = plan([GPU], live(), images="")
+    assert names(made) == [MAIN, f"{MAIN}-gpu"]
+    assert [image.name for image in made.sets[0].settings.images] == ["old"]
+    assert made.notes == (f"images were not given: the list of ConfigMap team-cache/{MAIN} is kept",)
+
+
+@pytest.mark.parametrize("nothing", [[], {}, "[]"])
+def test_an_empty_list_of_images_takes_the_main_set_away_where_there_are_groups(nothing: Any) -> None:
+    made = plan([GPU], live(), images=nothing)
+    assert names(made) == [f"{MAIN}-gpu"]
+    assert made.leaving == (MAIN,)
+    assert problems(plan([], live(), images=nothing))[0].startswith("images ")
+
+
+def test_the_settings_of_a_group_come_back_from_its_config_map() -> None:
+    _main, gpu = plan([GPU]).sets
+    assert to_config_map(gpu.settings)["DAEMONSET_NAME"] == "kubernetes-image-puller-gpu"
+
+
+CASES: list[tuple[Any, str]] = [
+    (
+        [CPU, {"name": "gpu", "images": "cuda"}],
+        "groups, entry 2 (gpu): images, entry 1 'cuda': there is no '=' between name and image. "
+        "Remedy: write cuda=registry/repository:tag.",
+    ),
+    (
+        [{**GPU, "caching_memory_request": "much"}],
+        "groups, entry 1 (gpu): caching_memory_request 'much': it is no Kubernetes quantity. "
+        "Remedy: write a number and a unit without a space, such as 20Mi, 50m or .05.",
+    ),
+    (
+        [{**GPU, "node_selektor": 1}],
+        'groups, entry 1 (gpu) \'{"name": "gpu", "images": {"cuda": "r.io/cuda:12"}, "node_selektor": 1}\': '
+        "the field node_selektor is unknown. Remedy: write node_selector.",
+    ),
+    (
+        [{"name": "gpu"}],
+        "groups, entry 1 (gpu): images '[]': the list is empty. "
+        "Remedy: name at least one image, for example java11=registry.example.com/team/java11:2.1.",
+    ),
+    (
+        [{"images": "a=r.io/a:1"}],
+        'groups, entry 1 \'{"images": "a=r.io/a:1"}\': it lacks the field name. Remedy: write name.',
+    ),
+    (
+        [{**GPU, "name": "GPU_1"}],
+        "groups, entry 1 (GPU_1): name 'GPU_1': it is no DNS-1123 label (at most 63 lower case letters, digits and "
+        "'-'). Remedy: write 'gpu-1', or another such name.",
+    ),
+    (
+        [GPU, CPU, GPU],
+        "groups, entry 3 (gpu): name 'gpu': the name was used before, in groups, entry 1 (gpu). "
+        "Remedy: write another name.",
+    ),
+    (
+        [{**GPU, "daemonset_name": "kubernetes-image-puller"}],
+        "groups, entry 1 (gpu): daemonset_name 'kubernetes-image-puller': the main set has a DaemonSet of that name. "
+        "Remedy: write another name, or leave it out.",
+    ),
+    (
+        [{**GPU, "name": "g" * 40}],
+        f"groups, entry 1 ({'g' * 40}): name '{'g' * 40}': kubernetes-image-puller-{'g' * 40} would have 64 "
+        "characters, and 63 are allowed. Remedy: use at most 39 characters.",
+    ),
+    ([3], "groups, entry 1 '3': it is a whole number, not a JSON object. Remedy: write a JSON object."),
+    (
+        {"gpu": {}},
+        "groups '{\"gpu\": {}}': it is a JSON object, not a JSON list. Remedy: write a JSON list such as "
+        '[{"name": "gpu", "images": {"cuda": "registry.example.com/team/cuda:12.4"}}].',
+    ),
+]
+
+
+@pytest.mark.parametrize(("groups", "sentence"), CASES)
+def test_what_is_wrong_with_a_group_is_told_with_its_place_and_the_remedy(groups: Any, sentence: str) -> None:
+    assert problems(plan(groups)) == [sentence]
+
+
+def test_all_problems_of_all_groups_are_told_at_once() -> None:
+    made = plan([{**GPU, "images": "a"}, {"name": "cpu", "images": "b"}], caching_cpu_limit="x")
+    assert [problem.partition(" '")[0] for problem in problems(made)] == [
+        "caching_cpu_limit",
+        "groups, entry 1 (gpu): images, entry 1",
+        "groups, entry 2 (cpu): images, entry 1",
+    ]
+    with pytest.raises(InvalidSettings, match="The settings have 3 problems; nothing was changed"):
+        made.required()
+
+
+def test_the_sets_of_an_installation_are_its_own_and_those_of_no_other() -> None:
+    found = [
+        config_map("z", deployment="mine"),
+        config_map("theirs", deployment="other"),
+        config_map("hand-made"),
+        config_map("main", deployment="other"),
+    ]
+    assert list(sets_of(found, "main", "mine")) == ["main", "hand-made", "z"]
+
+
+_KEYS = st.sampled_from(["name", "images", "tolerations", "x"]) | st.text(max_size=5)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "images", "tolerations", "x"]) | st.text(max_size=5), inner, max_size=4
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(groups=_VALUES)
+def test_whatever_is_given_is_read_or_refused_and_never_crashes(groups: Any) -> None:
+    made = plan(groups, live("gpu"))
+    if not made.problems:
+        assert len(set(names(made))) == len(made.sets)
+        assert not set(names(made)) & set(made.leaving)
+        assert all(len(name) <= 63 for name in names(made))
