@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise AnsibleActionFail(
-                f"report: this is no result of kubecache.image_puller.image_puller_info with rows or matrix ({error})"
+                f"report: this is no complete result of kubecache.image_puller.image_puller_info: {error}"
             ) from None
         written = []
         for path in paths:
