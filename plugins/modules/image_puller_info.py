@@ -31,7 +31,14 @@ options:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
     type: bool
     default: true
+  matrix:
+    description:
+      - Whether to return RV(matrix) and leave RV(rows) empty. It has the same in a small part of the space, for
+        M(kubecache.image_puller.image_puller_report).
+    type: bool
+    default: false
 seealso:
+  - module: kubecache.image_puller.image_puller_report
   - module: kubecache.image_puller.image_puller_daemonset
 author:
   - Image Puller maintainers (@kubecache)
@@ -172,6 +179,11 @@ rows:
       since: "2026-01-01T00:00:00Z"
       pull_seconds: 0.8
       size: 1185181
+matrix:
+  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
+  returned: with O(matrix=true) and O(sets=one)
+  type: str
+  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
   returned: with O(sets=one)
@@ -203,6 +215,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     titled,
     total,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -212,21 +225,25 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
 
+ARGUMENTS: dict[str, Any] = {
+    "read_nodes": {"type": "bool", "default": True},
+    "matrix": {"type": "bool", "default": False},
+}
+
 
 def main() -> None:
-    module = make_module(
-        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, {"read_nodes": {"type": "bool", "default": True}}
-    )
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, ARGUMENTS)
     params = module.params
     image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
 
     def work(cluster: Cluster) -> dict[str, Any]:
         members = read_members(cluster, image_set, params["sets"] == "all")
-        told = [_told(member, look(cluster, member, read_nodes=params["read_nodes"])) for member in members]
+        reports = [look(cluster, member, read_nodes=params["read_nodes"]) for member in members]
         if not members:
             missing = f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
             members = [Member(image_set, Reading(None))]
-            told = [_told(members[0], Report("Absent", (missing,)))]
+            reports = [Report("Absent", (missing,))]
+        told = [_told(*pair, matrix=params["matrix"]) for pair in zip(members, reports, strict=True)]
         sets = [
             {**names_of(member), **{key: report[key] for key in ("verdict", "reasons", "summary")}}
             for member, report in zip(members, told, strict=True)
@@ -245,10 +262,10 @@ def main() -> None:
     run(module, work)
 
 
-def _told(member: Member, report: Report) -> dict[str, Any]:
+def _told(member: Member, report: Report, *, matrix: bool) -> dict[str, Any]:
     settings = member.reading.settings
     return {
-        **report.as_dict(),
+        **(in_short(report) if matrix else report.as_dict()),
         "settings": to_options(settings) if settings else None,
         "problems": [str(problem) for problem in member.reading.problems],
     }
