@@ -252,6 +252,7 @@ left:
   sample: ["Namespace team-cache stays: it was not made by the Image Puller"]
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -278,6 +279,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     wait_for_controller,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
+    Member,
     errors_of,
     keep_sets,
     look,
@@ -295,7 +297,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require, to_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    InvalidSettings,
+    from_options,
+    require,
+    to_options,
+)
 
 _DEFAULT_RESOURCES = Resources()
 ARGUMENTS: dict[str, Any] = {
@@ -354,27 +361,35 @@ def _present(
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
-            read_nodes = params["read_nodes"] is not False
-            kept = keep_sets(
-                cluster,
-                members_of(image_set, live, outcome.sets, plan.leaving),
-                openshift=installation.openshift,
-                read_nodes=read_nodes,
-                dry_run=module.check_mode,
+            members = members_of(image_set, live, outcome.sets, plan.leaving)
+            told["daemonset"], why = _keep_daemonsets(
+                cluster, module, members, installation.openshift, plan.leaving, outcome
             )
-            left = remove_left(cluster, image_set.namespace, plan.leaving, dry_run=module.check_mode)
-            outcome.changes += [*(change for each in kept for change in each.changes), *left]
-            reports = [look(cluster, each.member, read_nodes=read_nodes) for each in kept]
-            result = result_of(kept, reports, left)
-            outcome.warnings += result.pop("warnings")
-            told = {"daemonset": result}
-            if why := errors_of(kept):
+            if why:
                 raise RuntimeError(why)
         if params["wait"] and params["controller"] and not module.check_mode:
             wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
-    except (ApiError, RuntimeError) as error:
+    except (InvalidSettings, ApiError, RuntimeError) as error:
         raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
     return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
+
+
+def _keep_daemonsets(
+    cluster: Cluster,
+    module: AnsibleModule,
+    members: list[Member],
+    openshift: bool,
+    leaving: Collection[str],
+    outcome: Outcome,
+) -> tuple[dict[str, Any], str]:
+    """What was done to the DaemonSets of all sets, and why some could not be kept."""
+    read_nodes = module.params["read_nodes"] is not False
+    kept = keep_sets(cluster, members, openshift=openshift, read_nodes=read_nodes, dry_run=module.check_mode)
+    left = remove_left(cluster, module.params["namespace"], leaving, dry_run=module.check_mode)
+    outcome.changes += [*(change for each in kept for change in each.changes), *left]
+    result = result_of(kept, [look(cluster, member, read_nodes=read_nodes) for member in members], left)
+    outcome.warnings += result.pop("warnings")
+    return result, errors_of(kept)
 
 
 def _absent(cluster: Cluster, module: AnsibleModule, installation: Installation) -> dict[str, Any]:
@@ -383,7 +398,7 @@ def _absent(cluster: Cluster, module: AnsibleModule, installation: Installation)
     try:
         uninstall(cluster, installation, settings, outcome, dry_run=module.check_mode, timeout=timeout)
     except (ApiError, RuntimeError) as error:
-        raise Failure(error, _result(outcome)) from error
+        raise Failure(error, {**_result(outcome), "settings": None, "sets": []}) from error
     return {**_result(outcome), "settings": None, "sets": [], "notes": []}
 
 

@@ -67,7 +67,7 @@ def test_a_missing_right_is_told_with_the_rule_to_grant_and_nothing_is_half_done
     cluster: Cluster, namespace: str, module: Module
 ) -> None:
     cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("create", "role", "r", "--verb=get", "--resource=configmaps,serviceaccounts", "-n", namespace)
+    cluster.kubectl("create", "role", "r", "--verb=get,list", "--resource=configmaps,serviceaccounts", "-n", namespace)
     cluster.kubectl("create", "rolebinding", "r", "--role=r", "--user=reader", "-n", namespace)
     result = module("install", images=JAVA, impersonate_user="reader", ok=False)
     assert result["msg"].startswith(f"could not patch ServiceAccount {namespace}/image-puller-cache: ")
