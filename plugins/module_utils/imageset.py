@@ -32,11 +32,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     Decision,
     Observed,
     decide,
+    is_adoptable,
     judged,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
+    CachedImage,
     Reading,
     Settings,
     from_config_map,
@@ -181,12 +183,49 @@ def observe(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *
 
 def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True) -> Report:
     """The truth about one set as it is now, with how far a roll has come."""
-    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    return look_at(
+        cluster,
+        settings,
+        cluster.get("DaemonSet", settings.daemonset_name, settings.namespace),
+        read_nodes=read_nodes,
+    )
+
+
+def look_at(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *, read_nodes: bool = True) -> Report:
+    """The truth about this DaemonSet; if somebody else made it, also about images that only it has."""
+    if live is not None and not is_ours(live):
+        settings = replace(settings, images=(*settings.images, *_others(settings, live)))
     observed = observe(cluster, settings, live, read_nodes=read_nodes)
     if live is None or live["metadata"].get("deletionTimestamp"):
         return observed.report
     step = next_step(live, observed.pods, observed.report, settings.max_unavailable, now())
     return judged(observed.report, Decision("none", step=step))
+
+
+def _others(settings: Settings, live: Mapping[str, Any]) -> tuple[CachedImage, ...]:
+    """The images of the DaemonSet's containers that the settings don't have."""
+    known = {image.name for image in settings.images}
+    containers = live["spec"]["template"]["spec"].get("containers") or ()
+    return tuple(CachedImage(c["name"], c["image"]) for c in containers if c["name"] not in known)
+
+
+def settings_of(live: Mapping[str, Any]) -> Settings:
+    """What a DaemonSet tells of the settings that it was made from: its images and its names."""
+    data = live["metadata"]
+    unread = Settings((), namespace=data["namespace"], daemonset_name=data["name"])
+    return replace(unread, images=_others(unread, live))
+
+
+def find_daemonset(cluster: Cluster, image_set: ImageSet, name: str) -> dict[str, Any] | None:
+    """The DaemonSet of a set whose settings can't be read: that of this name, else the only one that may be meant."""
+    named = cluster.get("DaemonSet", name, image_set.namespace)
+    if named is not None:
+        return named
+    found, _version = cluster.list("DaemonSet", image_set.namespace)
+    sets = [(metadata(daemonset).get("labels") or {}).get(IMAGE_SET) for daemonset in found]
+    meant = [d for d, set_ in zip(found, sets, strict=True) if set_ == image_set.config_map_name]
+    meant = meant or [d for d, set_ in zip(found, sets, strict=True) if set_ is None and is_adoptable(d)]
+    return meant[0] if len(meant) == 1 else None
 
 
 def now() -> datetime:
