@@ -4,6 +4,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 PY := build/venv/bin/python
+WORKERS := 2
+TESTS := tests/integration
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAGES := lint unit sanity galaxy integration molecule
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
@@ -12,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,8 +46,9 @@ sanity: setup ## ansible-test sanity, all of it, on the built collection
 galaxy: setup ## Build the collection, install it elsewhere, find everything there
 	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
 
-integration: setup image ## Tests on a real cluster, which they start and stop
-	$(PY) -m pytest tests/integration --ignore=tests/integration/test_galaxy.py $(ARGS)
+# Files are shared out to the workers, each of which has a cluster of its own.
+integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
+	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py $(SPREAD) $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
@@ -54,6 +58,9 @@ image: setup ## The controller's and the helper's image, as OCI archives in buil
 
 bench-install: setup image ## How long an installation takes, compared with other ways
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)
+
+bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build

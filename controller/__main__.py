@@ -8,14 +8,15 @@ seconds under the CPU limit of the pod.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 from types import FrameType
 
 
 def leave(_signal: int, _frame: FrameType | None) -> None:
     """End at once and take nothing along: the cache outlives its controller."""
-    print("asked to end: the DaemonSet stays as it is", flush=True)
-    raise SystemExit(0)
+    print("asked to end: the DaemonSets stay as they are", flush=True)
+    os._exit(0)  # Python's own way out would take down the caches first, object by object.
 
 
 if __name__ == "__main__":

@@ -1,211 +1,214 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's loop: level-triggered, so that a watch's event only wakes it and each pass starts from what is."""
+"""The controller: level-triggered, so that a watch's event only wakes it and each pass starts from what is.
+
+Two threads: one keeps the DaemonSets, and is never in the way of the other, which judges and tells; of 5,000 nodes that
+takes seconds.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
-import random
 import threading
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
-    ImageSet,
-    carry_out,
-    desired_daemonset,
-    is_openshift,
-    look,
-    now,
-    observe,
-    read_owners,
-    read_settings,
-    remove_former_daemonsets,
-)
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import decide
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    CONFIG_MAP_NAME,
-    Reading,
-    Settings,
-    from_config_map,
-)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
+from controller.clock import Clock
+from controller.judge import Judge
+from controller.keeper import Keeper, remove, sets_of
 from controller.metrics import Metrics
+from controller.slim import Object
+from controller.world import World
 
 log = logging.getLogger("image-puller")
 
 _TICK = 10.0  # Seconds; the loop shows that it moves at least as often.
 _STUCK = 120.0  # Longer than any request may take.
-_DELETING_PAUSE = 0.5
-_RETRY = (1.0, 60.0)  # First and longest pause after an error.
-_CHECK = 5.0  # First pause between health checks while the cache is not healthy; it doubles up to the interval.
-_JITTER = 0.1
+# Seconds that a ConfigMap has to be away before its DaemonSet is: tools replace an object by deleting it first.
+_ABSENCE = 10.0
+_DEPLOYMENT_OWNER = "Deployment"
 
 
 class Controller:
-    """Keeps the DaemonSet of one ConfigMap.
+    """Keeps the DaemonSets of all sets of its namespace.
 
     :param namespace: the pod's own.
     :param environment: of the process; where the settings come from when no ConfigMap may be read.
     """
 
     def __init__(
-        self, cluster: Cluster, *, namespace: str, deployment_name: str, environment: Mapping[str, str]
+        self,
+        cluster: Cluster,
+        *,
+        namespace: str,
+        deployment_name: str,
+        environment: Mapping[str, str],
+        clock: Clock | None = None,
     ) -> None:
         self.metrics = Metrics()
-        self._cluster = cluster
+        self._clock = clock or Clock()
+        self._world = World(cluster, self._clock, self.metrics, namespace=namespace, woken=self._woken)
+        self._namespace = namespace
+        self._deployment_name = deployment_name
         self._environment = environment
-        self._names = ImageSet(namespace, environment.get("CONFIG_MAP_NAME", ""), deployment_name)
+        self._named = environment.get("CONFIG_MAP_NAME", "")
         self._wake = threading.Event()
-        self._moved = time.monotonic()
-        self._synced = False
-        self._openshift: bool | None = None
-        self._settings: Settings | None = None
-        self._said: dict[str, str] = {}
-        self._failures = 0
-        self._retry_at = float("inf")
-        self._check_at = 0.0
-        self._check_pause = _CHECK
+        self._wake_judge = threading.Event()
+        self._woken_at: float | None = None
+        self._moved = self._clock.monotonic()
+        self._sets: dict[str, tuple[Keeper, Judge]] = {}
+        self._absent: dict[str, float] = {}
+        self._passed = False
+        self._longest = [0.0]
 
     # --- what the probes ask -----------------------------------------------------------------------------------------
 
     def trouble(self) -> str:
         """Why the process should be restarted; empty while its loop moves."""
-        still = time.monotonic() - self._moved
+        still = self._clock.monotonic() - self._moved
         return f"the loop has not moved for {still:.0f} s" if still > _STUCK else ""
 
     def unready(self) -> str:
-        """Why the controller does not do its work yet; empty once a pass has ended well."""
-        return "" if self._synced else "no pass has ended without an error yet"
+        """Why the controller does not do its work yet; empty once its caches are filled and a pass has ended well."""
+        empty = [f"{watch.kind}s" for watch in self._world.watches if not watch.known]
+        if empty:
+            return f"not read yet: {', '.join(empty)}"
+        return "" if self._passed else "no pass has ended without an error yet"
 
-    # --- the loop ----------------------------------------------------------------------------------------------------
+    # --- the loops ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Work until the process ends."""
         self._find_config_map()
-        for kind in ("ConfigMap", "DaemonSet"):
-            threading.Thread(target=self._watch, args=(kind,), name=f"watch {kind}", daemon=True).start()
-        self._wake.set()
+        self._world.start()
+        threading.Thread(target=self._judge, name="judge", daemon=True).start()
         while True:
-            moment = self._moved = time.monotonic()
-            if self._wake.is_set() or moment >= self._retry_at:
-                self._wake.clear()
-                self._guarded(self._reconcile)
-            elif moment >= self._check_at:
-                self._guarded(self._check)
-            due = min(self._retry_at, self._check_at) - time.monotonic()
-            self._wake.wait(min(_TICK, max(0.0, due)))
+            self._moved = self._clock.monotonic()
+            self._wake.clear()
+            due = self._keep() if self._world.config_maps.known else float("inf")
+            self._clock.wait(self._wake, min(_TICK, due - self._clock.monotonic()))
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """One step; no error ends the process, each is said, and tried again with a growing pause."""
-        try:
-            step()
-        except _ComeBack as later:
-            self._retry_at = time.monotonic() + later.pause
-        except (ApiError, RuntimeError) as error:
-            self._failed(str(error))
-        except Exception:
-            log.exception("unexpected error; trying again")
-            self._failed("unexpected error")
-        else:
-            self._failures, self._retry_at, self._synced = 0, float("inf"), True
-            self._say("error", "")
-            self.metrics.last_sync.set_to_current_time()
+    def _keep(self) -> float:
+        """A pass over each set for which it is due; when the next is."""
+        self._find_sets()
+        now = self._clock.monotonic()
+        woken_at, self._woken_at = self._woken_at, None
+        for keeper, judge in list(self._sets.values()):
+            if keeper.due <= now:
+                if woken_at is not None:
+                    self.metrics.delayed(self._clock.monotonic() - woken_at, self._longest)
+                with self.metrics.passes.time():
+                    news = keeper.run()
+                if news:
+                    judge.wake()
+                    self._wake_judge.set()
+        self._passed = self._passed or all(keeper.synced for keeper, _judge in self._sets.values())
+        return min([self._remove_absent(), *(keeper.due for keeper, _judge in self._sets.values())])
 
-    def _failed(self, why: str) -> None:
-        self.metrics.errors.inc()
-        first, longest = _RETRY
-        pause = min(longest, first * 2**self._failures) * random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._failures = min(self._failures + 1, 10)
-        self._retry_at = time.monotonic() + pause
-        self._check_at = max(self._check_at, self._retry_at + pause)
-        self._say("error", f"{why} (tried again with growing pauses)", logging.ERROR)
+    def _judge(self) -> None:
+        while True:
+            self._wake_judge.clear()
+            due = float("inf")
+            for keeper, judge in list(self._sets.values()):
+                try:
+                    if judge.due <= self._clock.monotonic():
+                        judge.run()
+                        self._world.tidy()
+                        self._wake.set()
+                except Exception:
+                    log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
+                    self._clock.sleep(_TICK)
+                due = min(due, judge.due)
+            try:
+                self._world.recorder.flush()
+            except Exception:
+                log.exception("unexpected error while telling")
+            self._clock.wait(self._wake_judge, min(_TICK, due - self._clock.monotonic()))
 
-    def _say(self, topic: str, text: str, level: int = logging.INFO) -> None:
-        """Log a state when it changes, not each time that it is seen."""
-        if self._said.get(topic, "") != text:
-            self._said[topic] = text
-            if text:
-                log.log(level, "%s", text)
+    # --- sets --------------------------------------------------------------------------------------------------------
 
-    # --- one pass ----------------------------------------------------------------------------------------------------
+    def _find_sets(self) -> None:
+        config_maps = self._world.config_maps
+        names = sets_of(config_maps.all(), self._named, self._deployment_name)
+        if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
+            names = [self._named]
+        for name in names:
+            if name not in self._sets:
+                image_set = ImageSet(self._namespace, name, self._deployment_name)
+                environment = self._environment if name == self._named else {}
+                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
+                self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
+        for name in self._sets.keys() - set(names):
+            gone = config_maps.complete and config_maps.get(name) is None
+            why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
+            log.info("%s: no set of this controller any more: %s", name, why)
+            self._sets = {other: both for other, both in self._sets.items() if other != name}
+            self.metrics.forget(name)
 
-    def _reconcile(self) -> None:
-        reading = self._read()
-        if reading is None:
-            where = f"{self._names.namespace}/{self._names.config_map_name}"
-            self._settings = None
-            self._say(
-                "settings", f"ConfigMap {where} is not there: nothing is made, and what runs stays", logging.WARNING
-            )
-            return
-        problems = "; ".join(str(problem) for problem in reading.problems)
-        self.metrics.problems.set(len(reading.problems))
-        if reading.settings is None:
-            self._say("settings", f"the settings can't be used, and what runs stays: {problems}", logging.ERROR)
-            return
-        self._say("settings", f"entries of the settings are left out: {problems}" if problems else "", logging.ERROR)
-        self._settings = reading.settings
-        self._keep(reading.settings)
+    def _claim(self, by: str, daemonset_name: str) -> str:
+        """The set before this one that has a DaemonSet of the same name; empty where there is none."""
+        for name, (keeper, _judge) in self._sets.items():
+            if name == by:
+                return ""
+            if keeper.settings and keeper.settings.daemonset_name == daemonset_name:
+                return name
+        return ""
 
-    def _keep(self, settings: Settings) -> None:
-        if self._openshift is None:
-            self._openshift = is_openshift(self._cluster)
-        live = self._cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        config_map, deployment = read_owners(self._cluster, self._names, live)
-        desired = desired_daemonset(
-            settings, self._names, live, config_map=config_map, deployment=deployment, openshift=self._openshift
-        )
-        guard, warning = Guard.read(config_map, now())
-        self._say("guard", warning, logging.WARNING)
-        observed = observe(self._cluster, settings, live)
-        decision = decide(desired, observed, now=now(), guard=guard, max_unavailable=settings.max_unavailable)
-        reasons = "; ".join(decision.reasons)
-        if decision.action == "wait":
-            self._say("decision", f"wait: {reasons}")
-            raise _ComeBack(_DELETING_PAUSE)
-        if decision.action in ("none", "refuse"):
-            level = logging.ERROR if decision.action == "refuse" else logging.INFO
-            self._say("decision", f"{decision.action}: {reasons}" if reasons else "", level)
-        else:
-            change = carry_out(self._cluster, decision, desired, live, image_set=self._names, config_map=config_map)
-            self._said["decision"] = ""
-            if change.changed:
-                log.info("%s %s: %s", change.action, change.name, reasons)
-                self.metrics.actions.labels(change.action).inc()
-                self._check_pause, self._check_at = _CHECK, time.monotonic() + _CHECK
-            self._say("admission", "; ".join(change.notes), logging.WARNING)
-        for name in remove_former_daemonsets(self._cluster, self._names, settings):
-            log.info("deleted %s: the settings name %s now", name, settings.daemonset_name)
-            self.metrics.actions.labels("deleted").inc()
+    def _remove_absent(self) -> float:
+        """Remove the DaemonSets whose ConfigMap was taken away; when there may be more to do."""
+        config_maps, daemonsets = self._world.config_maps, self._world.scope(self._namespace).daemonsets
+        if not (config_maps.complete and daemonsets.complete):
+            return float("inf")
+        now = self._clock.monotonic()
+        orphans = {d["metadata"]["name"]: d for d in daemonsets.all() if self._is_orphan(d)}
+        self._absent = {name: self._absent.get(name, now) for name in orphans}
+        for name, since in list(self._absent.items()):
+            if now - since >= _ABSENCE:
+                try:
+                    self._remove_orphan(orphans[name])
+                except ApiError as error:
+                    self._world.failed(error)
+                self._absent[name] = now
+        return min((since + _ABSENCE for since in self._absent.values()), default=float("inf"))
 
-    def _check(self) -> None:
-        """A health check: judge, tell, and set the time of the next; the pass before has mended what was to mend."""
-        self._reconcile()
-        interval = float(self._settings.caching_interval_hours) * 3600 if self._settings else 3600.0
-        if self._settings is None:
-            self._check_at = time.monotonic() + interval
-            return
-        settings = self._settings
-        report = look(self._cluster, settings)
-        self.metrics.report(report)
-        cached, rows = sum(row.state == "cached" for row in report.counted), len(report.counted)
-        told = f"{report.verdict}: {cached} of {rows} cached ({len(report.images)} images, {len(report.nodes)} nodes)"
-        self._say("verdict", f"{told}. {' '.join(report.reasons)}".strip())
-        self._check_pause = interval if report.verdict == "Healthy" else min(self._check_pause * 2, interval)
-        self._check_at = time.monotonic() + self._check_pause * random.uniform(1 - _JITTER, 1)
+    def _is_orphan(self, daemonset: Object) -> bool:
+        """Whether this controller kept it, and its ConfigMap is gone."""
+        data = metadata(daemonset)
+        image_set = (data.get("labels") or {}).get(IMAGE_SET)
+        owners = [(o["kind"], o["name"]) for o in data.get("ownerReferences") or ()]
+        ours = is_ours(daemonset) and (_DEPLOYMENT_OWNER, self._deployment_name) in owners
+        gone = image_set is not None and self._world.config_maps.get(image_set) is None
+        return ours and gone and not data.get("deletionTimestamp")
 
-    # --- where the settings come from --------------------------------------------------------------------------------
+    def _remove_orphan(self, daemonset: Object) -> None:
+        image_set = metadata(daemonset)["labels"][IMAGE_SET]
+        if self._world.cluster.get("ConfigMap", image_set, self._namespace) is None:
+            remove(self._world, daemonset, f"ConfigMap {self._namespace}/{image_set} was taken away")
+
+    # --- what wakes --------------------------------------------------------------------------------------------------
+
+    def _woken(self, kind: str, before: Object | None, after: Object | None) -> None:
+        """A cache changed; called by its watch."""
+        if kind in ("ConfigMap", "DaemonSet") and (after is None or _substance(before) != _substance(after)):
+            for keeper, _judge in list(self._sets.values()):
+                keeper.wake()
+            if self._woken_at is None:
+                self._woken_at = self._clock.monotonic()
+            self._wake.set()
+        for _keeper, judge in list(self._sets.values()):
+            judge.wake()
+        self._wake_judge.set()
 
     def _find_config_map(self) -> None:
         """Without a name in the environment: the ConfigMap that the controller's own Deployment takes it from."""
-        if self._names.config_map_name:
+        if self._named:
             return
         name = ""
         try:
-            deployment = self._cluster.get("Deployment", self._names.deployment_name, self._names.namespace)
+            deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
         except ApiError as error:
             log.warning("%s", error)
             deployment = None
@@ -213,60 +216,14 @@ class Controller:
             for container in deployment["spec"]["template"]["spec"]["containers"]:
                 for source in container.get("envFrom") or ():
                     name = name or (source.get("configMapRef") or {}).get("name", "")
-        self._names = ImageSet(self._names.namespace, name or CONFIG_MAP_NAME, self._names.deployment_name)
-
-    def _read(self) -> Reading | None:
-        try:
-            return read_settings(self._cluster, self._names)
-        except ApiError as error:
-            if not error.forbidden or "IMAGES" not in self._environment:
-                raise
-            self._say("source", f"{error}. The settings are taken from the environment of the process", logging.WARNING)
-            return from_config_map(self._environment)
-
-    # --- watches -----------------------------------------------------------------------------------------------------
-
-    def _watch(self, kind: str) -> None:
-        """Wake the loop when something of ours changes; whatever ends a watch, the next one begins with a pass."""
-        seen: dict[str, Any] = {}
-        failures = 0
-        fields = f"metadata.name={self._names.config_map_name}" if kind == "ConfigMap" else ""
-        while True:
-            try:
-                items, version = self._cluster.list(kind, self._names.namespace, fields=fields)
-                seen = {item["metadata"]["name"]: _substance(item) for item in items}
-                self._wake.set()
-                for type_, obj in self._cluster.watch(kind, self._names.namespace, version, fields=fields):
-                    failures = 0
-                    if type_ != "BOOKMARK" and self._concerns(kind, obj):
-                        name, substance = obj["metadata"]["name"], None if type_ == "DELETED" else _substance(obj)
-                        if substance != seen.get(name):
-                            seen[name] = substance
-                            self._wake.set()
-            except Exception as error:
-                failures = min(failures + 1, 6)
-                if not (isinstance(error, ApiError) and error.status == 410):
-                    log.debug("watch of %ss ended: %s", kind, error)
-                time.sleep(min(30.0, 0.25 * 2**failures) * random.uniform(1 - _JITTER, 1 + _JITTER))
-
-    def _concerns(self, kind: str, obj: Mapping[str, Any]) -> bool:
-        if kind == "ConfigMap":
-            return True
-        data = obj["metadata"]
-        ours = (data.get("labels") or {}).get(IMAGE_SET) == self._names.config_map_name
-        return ours or (self._settings is not None and data["name"] == self._settings.daemonset_name)
+        self._named = name or CONFIG_MAP_NAME
 
 
-class _ComeBack(Exception):
-    """The pass can't end yet, and nothing is wrong; ``pause`` in seconds."""
-
-    def __init__(self, pause: float) -> None:
-        super().__init__(pause)
-        self.pause = pause
-
-
-def _substance(obj: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a pass would look at: all but status and the server's own bookkeeping."""
+def _substance(obj: Object | None) -> tuple[object, ...] | None:
+    """What a pass looks at: all but status, the verdict that is told there, and the server's own bookkeeping."""
+    if obj is None:
+        return None
     data = obj["metadata"]
-    kept = ("uid", "generation", "labels", "annotations", "ownerReferences", "deletionTimestamp")
-    return (*(data.get(key) for key in kept), obj.get("data"))
+    annotations = {key: text for key, text in (data.get("annotations") or {}).items() if key != STATUS}
+    kept = ("uid", "generation", "labels", "ownerReferences", "deletionTimestamp", "finalizers")
+    return (*(data.get(key) for key in kept), annotations, obj.get("data"))

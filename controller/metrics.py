@@ -3,41 +3,126 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES, VERDICTS, Report
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import VERDICTS
+from controller.digest import Digest
+
+_SET = "image_set"
+_SECONDS = (0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0)
 
 
-class Metrics:
-    """The controller's metrics, in a registry of their own."""
+class Metrics(Collector):
+    """The controller's metrics, in a registry of their own; those of judgements are those of the last one."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.actions = Counter("image_puller_actions", "Actions on the DaemonSet", ["action"], registry=self.registry)
-        self.errors = Counter("image_puller_errors", "Passes that ended with an error", registry=self.registry)
-        self.last_sync = Gauge(
+        made = self.registry = CollectorRegistry()
+        ProcessCollector(registry=made)
+        self.digests: dict[str, Digest] = {}
+        self.actions = Counter("image_puller_actions", "Actions on DaemonSets", [_SET, "action"], registry=made)
+        self.errors = Counter("image_puller_errors", "Passes that ended with an error", [_SET], registry=made)
+        self.api_errors = Counter(
+            "image_puller_api_errors",
+            "Requests that failed, by verb and HTTP status; status 0: no answer",
+            ["verb", "status"],
+            registry=made,
+        )
+        self.passes = Histogram("image_puller_reconcile_duration_seconds", "One pass", buckets=_SECONDS, registry=made)
+        self.judged = Histogram(
+            "image_puller_judgement_duration_seconds", "One judgement", buckets=_SECONDS, registry=made
+        )
+        self.delay = Histogram(
+            "image_puller_loop_delay_seconds",
+            "From a change to the pass for it",
+            buckets=_SECONDS,
+            registry=made,
+        )
+        self.longest_delay = Gauge(
+            "image_puller_loop_longest_delay_seconds",
+            "The longest of these delays since the start",
+            registry=made,
+        )
+        self.problems = Gauge("image_puller_settings_problems", "Problems in the settings", [_SET], registry=made)
+        self.paused_until = Gauge(
+            "image_puller_paused_until_timestamp_seconds",
+            "Until when the guard lets the DaemonSet not be made anew or put right; 0 where it does",
+            [_SET],
+            registry=made,
+        )
+        self.roll_stopped = Gauge("image_puller_roll_stopped", "1 while a roll is stopped", [_SET], registry=made)
+        self._last_sync = Gauge(
             "image_puller_last_successful_sync_timestamp_seconds",
             "When the DaemonSet was last found or made as it should be",
-            registry=self.registry,
+            [_SET],
+            registry=made,
         )
-        self.problems = Gauge(
-            "image_puller_settings_problems", "Problems in the settings of the ConfigMap", registry=self.registry
+        self.registry.register(self)
+
+    def synced(self, image_set: str, at: datetime) -> None:
+        """A pass has ended well."""
+        self._last_sync.labels(image_set).set(at.timestamp())
+
+    def delayed(self, seconds: float, longest: list[float]) -> None:
+        """A pass began so long after what it is for; ``longest`` keeps the record."""
+        self.delay.observe(seconds)
+        longest[0] = max(longest[0], seconds)
+        self.longest_delay.set(longest[0])
+
+    def forget(self, image_set: str) -> None:
+        """The set is gone."""
+        self.digests.pop(image_set, None)
+        for gauge in (self.problems, self.paused_until, self.roll_stopped, self._last_sync):
+            gauge.remove_by_labels({_SET: image_set})
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The last judgements, when somebody asks."""
+        digests = dict(self.digests)
+        yield _family(
+            "verdict",
+            "1 for the verdict of the last judgement",
+            ["verdict"],
+            {(name, v): float(v == digest.verdict) for name, digest in digests.items() for v in VERDICTS},
         )
-        self._verdict = Gauge(
-            "image_puller_verdict", "1 for the verdict of the last health check", ["verdict"], registry=self.registry
-        )
-        self._images = Gauge(
-            "image_puller_images",
-            "Images on nodes by state, at the last health check",
+        yield _family(
+            "images",
+            "Images on nodes, by state",
             ["state"],
-            registry=self.registry,
+            {(name, state): count for name, digest in digests.items() for state, count in digest.states.items()},
+        )
+        yield _family(
+            "nodes",
+            "Nodes: complete and incomplete are those that count",
+            ["state"],
+            {(name, state): count for name, digest in digests.items() for state, count in digest.nodes.items()},
+        )
+        yield _family(
+            "image_pulling_nodes",
+            "Nodes that pull an image now",
+            ["name"],
+            {(name, image): count for name, digest in digests.items() for image, count in digest.pulling.items()},
+        )
+        yield _family(
+            "image_failed_nodes",
+            "Nodes on which an image fails, by class",
+            ["name", "class"],
+            {
+                (name, image, class_): count
+                for name, digest in digests.items()
+                for image, classes in digest.failed.items()
+                for class_, count in classes.items()
+            },
         )
 
-    def report(self, report: Report) -> None:
-        """Take over what a health check found."""
-        summary = report.as_dict()["summary"]
-        for verdict in VERDICTS:
-            self._verdict.labels(verdict).set(verdict == report.verdict)
-        for state in STATES:
-            self._images.labels(state).set(summary[state])
+
+def _family(
+    name: str, documentation: str, labels: list[str], values: Mapping[tuple[str, ...], float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"image_puller_{name}", documentation, labels=[_SET, *labels])
+    for key, value in values.items():
+        family.add_metric(list(key), value)
+    return family

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -21,14 +22,28 @@ from controller.loop import Controller
 from controller.server import serve
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_CONNECTIONS = 10  # Five watches, two threads that ask, and a little more.
 log = logging.getLogger("image-puller")
 
 
 def in_cluster_client() -> Client:
-    """A client with the pod's own account; nothing is discovered, since every path is known."""
-    kubernetes.config.load_incluster_config()
+    """A client with the pod's own account; nothing is discovered, since every path is known.
+
+    A connection whose other end is gone without a word ends after half a minute: a watch would wait for ever else.
+    """
+    configuration = kubernetes.client.Configuration()
+    kubernetes.config.load_incluster_config(client_configuration=configuration)
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    configuration.socket_options = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    ]
     client: Client = kubernetes.dynamic.DynamicClient(
-        kubernetes.client.ApiClient(), discoverer=lambda _client, _cache_file: None
+        kubernetes.client.ApiClient(configuration), discoverer=lambda _client, _cache_file: None
     )
     return client
 

@@ -57,6 +57,7 @@ RESOURCES = {
     "Event": Resource("", "v1", "events"),
     "Deployment": Resource("apps", "v1", "deployments"),
     "DaemonSet": Resource("apps", "v1", "daemonsets"),
+    "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
 }
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
@@ -76,15 +77,16 @@ class ApiError(Exception):
     """A request that failed.
 
     ``status`` is the HTTP status, 0 when there was no answer; ``reason`` Kubernetes' own; ``advice`` the rule to grant
-    where a right is missing.
+    where a right is missing; ``verb`` what was asked for, as roles name it.
     """
 
-    def __init__(self, message: str, status: int = 0, reason: str = "", advice: str = "") -> None:
+    def __init__(self, message: str, status: int = 0, reason: str = "", advice: str = "", verb: str = "") -> None:
         super().__init__(f"{message}. {advice}" if advice else message)
         self.message = message
         self.status = status
         self.reason = reason
         self.advice = advice
+        self.verb = verb
 
     @property
     def forbidden(self) -> bool:
@@ -118,7 +120,7 @@ class Cluster:
     """Objects of one cluster: get, list, keep, delete, watch."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
@@ -133,13 +135,22 @@ class Cluster:
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> tuple[list[dict[str, Any]], str]:
         """All objects, read in pages, and the resource version to watch from."""
-        items: list[dict[str, Any]] = []
-        query: dict[str, Any] = {"limit": PAGE, "label_selector": labels or None, "field_selector": fields or None}
+        pages = tuple(self.pages(kind, namespace, labels=labels, fields=fields))
+        return [item for items, _version in pages for item in items], pages[-1][1]
+
+    def pages(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "", limit: int = PAGE
+    ) -> Iterator[tuple[Sequence[dict[str, Any]], str]]:
+        """The same, a page of at most ``limit`` objects at a time, for who can't hold them all.
+
+        All pages show the objects of one moment; one that takes too long to come is an ApiError with status 410.
+        """
+        query: dict[str, Any] = {"limit": limit, "label_selector": labels or None, "field_selector": fields or None}
         while True:
             page = self._request("GET", kind, namespace, query=query)
-            items += page.get("items") or ()
+            yield page.get("items") or [], page["metadata"].get("resourceVersion", "")
             if not page["metadata"].get("continue"):
-                return items, page["metadata"].get("resourceVersion", "")
+                return
             query["_continue"] = page["metadata"]["continue"]
 
     def watch(
@@ -168,8 +179,13 @@ class Cluster:
                     if event["type"] == "ERROR":
                         status = event["object"]
                         said = f"{status.get('reason')}: {status.get('message')}"
-                        raise ApiError(f"could not {target}: {said}", status.get("code", 0), status.get("reason", ""))
+                        code, reason = status.get("code", 0), status.get("reason", "")
+                        raise ApiError(f"could not {target}: {said}", code, reason, verb="watch")
                     yield event["type"], event["object"]
+        except ApiError:
+            raise
+        except Exception as error:  # The stream broke, in the middle of a line perhaps.
+            raise ApiError(str(as_api_error(error, target)), verb="watch") from error
         finally:
             response.close()
 
@@ -190,7 +206,7 @@ class Cluster:
             return Change("none", kind, describe(wanted), _shown(live), _shown(live))
         if live["metadata"].get("deletionTimestamp"):
             return Change("none", kind, describe(wanted), _shown(live), _shown(live), fields, ("it is being deleted",))
-        predicted = self._apply(wanted, dry_run=True)
+        predicted = self.apply(wanted, dry_run=True)
         adopted = "template" in wanted.get("spec", {}) and owned_fields(live) is None
         if _content(predicted) == _content(live) and not adopted:
             note = f"{describe(wanted)}: changed by admission, left as it is: {', '.join(fields)}"
@@ -199,7 +215,7 @@ class Cluster:
             return Change("patched", kind, describe(wanted), _shown(live), _shown(predicted), fields)
         if adopted:
             self._take_over(wanted, live)
-        return Change("patched", kind, describe(wanted), _shown(live), _shown(self._apply(wanted)), fields)
+        return Change("patched", kind, describe(wanted), _shown(live), _shown(self.apply(wanted)), fields)
 
     def delete(
         self,
@@ -228,14 +244,39 @@ class Cluster:
             raise
         return True
 
+    def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        """Create one object; an ApiError with status 409 where it is there already."""
+        return self._request("POST", obj["kind"], metadata(obj).get("namespace"), body=obj)
+
+    def merge(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Mapping[str, Any],
+        *,
+        manager: str = MANAGER,
+        dry_run: bool = False,
+    ) -> None:
+        """Change some fields of an object that is there, and nothing else of it."""
+        query = {"field_manager": manager, "dry_run": "All" if dry_run else None}
+        content_type = "application/merge-patch+json"
+        self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+
     def annotate(
         self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False
     ) -> None:
-        """Set annotations (None: take away) of an object that is there, and nothing else of it."""
-        body = {"metadata": {"annotations": dict(annotations)}}
-        query = {"field_manager": f"{MANAGER}.state", "dry_run": "All" if dry_run else None}
-        self._request(
-            "PATCH", kind, namespace, name, query=query, body=body, content_type="application/merge-patch+json"
+        """Set annotations (None: take away) of an object that is there."""
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        self.merge(kind, name, namespace, patch, manager=f"{MANAGER}.state", dry_run=dry_run)
+
+    def apply(self, obj: dict[str, Any], manager: str = MANAGER, *, dry_run: bool = False) -> dict[str, Any]:
+        """Server-side apply of one object, forced on the fields that it names."""
+        data = metadata(obj)
+        query = {"field_manager": manager, "force_conflicts": "true", "dry_run": "All" if dry_run else None}
+        content_type = "application/apply-patch+yaml"
+        return self._request(
+            "PATCH", obj["kind"], data.get("namespace"), data["name"], query=query, body=obj, content_type=content_type
         )
 
     def raw(self, path: str, accept: str = "application/json") -> dict[str, Any]:
@@ -246,25 +287,12 @@ class Cluster:
 
     def _create(self, wanted: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         try:
-            return self._apply(wanted, dry_run=dry_run)
+            return self.apply(wanted, dry_run=dry_run)
         except ApiError as error:
             # A dry run in a namespace that would be made first answers 404: it would be created there.
             if dry_run and error.status == 404 and metadata(wanted).get("namespace"):
                 return wanted
             raise
-
-    def _apply(self, wanted: dict[str, Any], dry_run: bool = False) -> dict[str, Any]:
-        data = metadata(wanted)
-        query = {"field_manager": MANAGER, "force_conflicts": "true", "dry_run": "All" if dry_run else None}
-        return self._request(
-            "PATCH",
-            wanted["kind"],
-            data.get("namespace"),
-            data["name"],
-            query=query,
-            body=wanted,
-            content_type="application/apply-patch+yaml",
-        )
 
     def _take_over(self, wanted: dict[str, Any], live: dict[str, Any]) -> None:
         """Replace the template once: what a former manager wrote there, arguments for example, would stay otherwise."""
@@ -287,13 +315,16 @@ class Cluster:
     ) -> dict[str, Any]:
         resource = RESOURCES[kind]
         verb = _VERBS.get(method) or ("get" if name else "list")
-        where = f"{namespace + '/' if namespace and resource.namespaced else ''}{name or ''}"
+        scope = namespace if resource.namespaced else None
         sent = {**(query or {}), "content_type": content_type}
-        target = f"{verb} {kind} {where}".strip() if name else f"list {kind}s{f' in {namespace}' if namespace else ''}"
+        if name:
+            target = f"{verb} {kind} {scope + '/' if scope else ''}{name}"
+        else:
+            target = f"{verb} {kind}s{f' in {namespace}' if namespace else ''}"
         rule = (kind, verb, namespace)
         response = self._send(method, resource.path(namespace, name), target, query=sent, body=body, rule=rule)
         found: dict[str, Any] = json.loads(response.data)
-        if not name:
+        if verb == "list":
             for item in found.get("items") or ():  # Lists leave these out of their items.
                 item.setdefault("kind", kind)
                 item.setdefault("apiVersion", resource.api_version)
@@ -311,14 +342,15 @@ class Cluster:
     ) -> Any:
         params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
         try:
-            return self._client.request(method, path, body=body, serialize=False, **params)
+            return self.client.request(method, path, body=body, serialize=False, **params)
         except Exception as error:
             told = as_api_error(error, target)
+            told.verb = rule[1] if rule else "get"
             if rule and told.forbidden and "cannot" in str(told):
                 kind, verb, namespace = rule
                 # Server-side apply asks for patch, and for create where the object is not there yet.
                 verbs = ("create", "patch") if verb == "patch" else (verb,)
-                told = ApiError(told.message, told.status, told.reason, grant(kind, verbs, namespace))
+                told = ApiError(told.message, told.status, told.reason, grant(kind, verbs, namespace), verb)
             raise told from error
 
 

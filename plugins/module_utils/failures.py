@@ -40,7 +40,7 @@ _CLASSES = (
         "not_found",
         r"not found|\bnotfound\b|(manifest|name)[ _]unknown|not known to registry|repository .*does not exist",
     ),
-    ("runtime", r"failed to (extract|unpack|apply)|unexpected media type|invalid tar|corrupt"),
+    ("runtime", r"failed to (extract|unpack|apply)|unexpected (media type|commit (digest|size))|invalid tar|corrupt"),
     (
         "network",
         r"connection refused|connection reset|timed? ?out|timeout|deadline exceeded|no route to host|\beof\b"

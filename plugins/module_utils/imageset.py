@@ -295,8 +295,12 @@ def carry_out(
     image_set: ImageSet,
     config_map: Mapping[str, Any] | None,
     dry_run: bool = False,
+    wait: bool = True,
 ) -> Change:
-    """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go."""
+    """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go.
+
+    :param wait: False leaves it at the deletion where a DaemonSet is to be made anew; who comes back creates it.
+    """
     if decision.action == "refuse":
         raise RuntimeError("; ".join(decision.reasons))
     if decision.action == "none":
@@ -306,14 +310,16 @@ def carry_out(
     if decision.action in ("create", "patch") or live is None:
         change = cluster.keep(desired, live, dry_run=dry_run)
         if decision.guard and change.changed and decision.guard.worth_keeping("patch"):
-            _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+            notes = _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+            return replace(change, notes=(*change.notes, *notes))
         return change
     if dry_run:
         return Change("recreated", "DaemonSet", describe(desired), live, desired)
-    if decision.guard:
-        _write_guard(cluster, decision.guard, image_set, config_map, dry_run)
+    notes = _write_guard(cluster, decision.guard, image_set, config_map, dry_run) if decision.guard else ()
     if decision.action != "wait":
         _delete(cluster, live)
+    if not wait:
+        return Change("deleted", "DaemonSet", describe(desired), live, notes=notes)
     try:
         wait_until_gone(cluster, live, DELETION_GRACE)
     except RuntimeError:
@@ -321,7 +327,7 @@ def carry_out(
         _delete(cluster, live)
         wait_until_gone(cluster, live, DELETION_GRACE)
     made = cluster.keep(desired, None)
-    return Change("recreated", "DaemonSet", describe(desired), live, made.after)
+    return Change("recreated", "DaemonSet", describe(desired), live, made.after, notes=notes)
 
 
 def _delete(cluster: Cluster, live: Mapping[str, Any]) -> None:
@@ -339,11 +345,18 @@ def _delete_pods(cluster: Cluster, decision: Decision, desired: Mapping[str, Any
 
 def _write_guard(
     cluster: Cluster, guard: Guard, image_set: ImageSet, config_map: Mapping[str, Any] | None, dry_run: bool
-) -> None:
-    """Nothing where there is no ConfigMap: then a person asks for this by hand, once."""
-    if config_map is not None:
-        annotations = {GUARD: guard.annotation()}
+) -> tuple[str, ...]:
+    """Nothing where there is no ConfigMap: then a person asks for this by hand, once. A note where it may not be."""
+    if config_map is None:
+        return ()
+    annotations = {GUARD: guard.annotation()}
+    try:
         cluster.annotate("ConfigMap", image_set.config_map_name, image_set.namespace, annotations, dry_run=dry_run)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        return (f"what was done is not remembered: {error}",)
+    return ()
 
 
 def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:

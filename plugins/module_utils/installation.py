@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, IMAGE_SET, LABELS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity import (
     container_security,
     pod_security,
@@ -102,7 +102,7 @@ def nodes_binding_name(namespace_name: str) -> str:
 def config_map(installation: Installation, settings: Settings) -> dict[str, Any]:
     """The truth of a set: the settings in the form that the known implementation reads, too."""
     made = _object("v1", "ConfigMap", installation.config_map_name, settings.namespace)
-    made["metadata"]["labels"][IMAGE_SET] = installation.config_map_name
+    made["metadata"]["labels"] |= {IMAGE_SET: installation.config_map_name, DEPLOYMENT: installation.deployment_name}
     return {**made, "data": to_config_map(settings)}
 
 
@@ -165,8 +165,9 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                 "name": "image-puller",
                 "image": installation.image,
                 "imagePullPolicy": "IfNotPresent",
-                # The ConfigMap is read from the API; envFrom names it, and lets the known implementation run here.
-                "envFrom": [{"configMapRef": {"name": installation.config_map_name}}],
+                # The ConfigMap is read from the API; envFrom names it, and lets the known implementation run here. It
+                # need not be there: an installation may be made of groups alone.
+                "envFrom": [{"configMapRef": {"name": installation.config_map_name, "optional": True}}],
                 "env": [
                     {"name": "DEPLOYMENT_NAME", "value": installation.deployment_name},
                     {"name": "CONFIG_MAP_NAME", "value": installation.config_map_name},

@@ -229,8 +229,11 @@ def _trouble(container: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[st
     """Why a container does not run although its image is there."""
     waiting = state.get("waiting")
     ended = state.get("terminated") or ((container.get("lastState") or {}).get("terminated") if waiting else None)
-    told = {**(ended or {}), **(waiting or {})}
-    return told.get("reason"), told.get("message") or (ended or {}).get("message")
+    ended = ended or {}
+    told = {**ended, **(waiting or {})}
+    # The back-off is the same whatever ended; too little memory is worth its own word.
+    reason = "OOMKilled" if ended.get("reason") == "OOMKilled" else told.get("reason")
+    return reason, told.get("message") or ended.get("message")
 
 
 def _helper_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:

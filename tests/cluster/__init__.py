@@ -8,6 +8,7 @@ of a kubeconfig. KUBECONFIG and K8S_AUTH_* of the environment are never used.
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import http.client
 import os
@@ -284,8 +285,23 @@ class Cluster(abc.ABC):
         """Start again what `component_stop` stopped; returns when it answers."""
         raise self._cannot("start its components")
 
-    def add_node(self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = ()) -> str:
-        """Add a real node and wait until it is Ready; its name."""
+    def forget_history(self) -> None:
+        """Restart the API server without the history of its objects: who goes on watching from before gets a 410."""
+        raise self._cannot("lose its history")
+
+    def cut_off(self, address: str) -> contextlib.AbstractContextManager[None]:
+        """Within the context nothing passes between the pod at this address and the API server, and nobody is told:
+        connections stay half open."""
+        raise self._cannot("cut a pod off")
+
+    def add_node(
+        self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = (), *, image_disk_mb: int = 0
+    ) -> str:
+        """Add a real node and wait until it is Ready; its name.
+
+        image_disk_mb: its runtime has a file system of so many megabytes for itself, in memory; less than a quarter
+        free is DiskPressure, which passes 30 s after its reason.
+        """
         raise self._cannot("get further nodes")
 
     def remove_node(self, name: str) -> None:

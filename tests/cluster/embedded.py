@@ -293,11 +293,14 @@ class EmbeddedCluster(Cluster):
                 "kubelet-client-key": str(pki / "admin.key"),
                 "enable-admission-plugins": "NodeRestriction",
             }
+        # There is one of each; a lease that was lost while the API server was away would end it.
+        manager = {"leader-elect": "false"}
+        if self._wanted and not self._simulated:  # kwokctl gives thousands of simulated nodes an hour each
+            manager |= {"node-monitor-period": "5s", "node-monitor-grace-period": "40s"}
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},
-            # There is one of each; a lease that was lost while the API server was away would end it.
-            "kube-controller-manager": {"leader-elect": "false"},
+            "kube-controller-manager": manager,
             "kube-scheduler": {"leader-elect": "false"},
             "kwok-controller": {
                 "manage-all-nodes": "false",
@@ -360,12 +363,13 @@ class EmbeddedCluster(Cluster):
         control: concurrent.futures.Future[None] | None = None,
         labels: Mapping[str, str] | None = None,
         taints: Sequence[Taint] = (),
+        image_disk_mb: int = 0,
     ) -> None:
         node = self.node(f"node-{number}")
-        node.start_runtime()
+        node.start_runtime(image_disk_mb)
         if control:
             control.result()
-        node.start_kubelet(labels, taints)
+        node.start_kubelet(labels, taints, image_disk_mb)
 
     def _start_proxy(self, control: concurrent.futures.Future[None]) -> None:
         """kube-proxy: makes Services' addresses lead to pods, and the API's to the API server."""
@@ -505,11 +509,13 @@ class EmbeddedCluster(Cluster):
         )
         return RealNode(setting, int(name.removeprefix("node-")))
 
-    def add_node(self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = ()) -> str:
+    def add_node(
+        self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = (), *, image_disk_mb: int = 0
+    ) -> str:
         """See Cluster."""
         number = max(int(name.removeprefix("node-")) for name in self.nodes) + 1
         name = f"node-{number}"
-        self._start_node(number, None, labels, taints)
+        self._start_node(number, None, labels, taints, image_disk_mb)
         self._note(nodes=[*self.nodes, name])
         self._await(lambda: name in self._ready_nodes(), f"{name} is not Ready")
         return name
@@ -612,6 +618,42 @@ class EmbeddedCluster(Cluster):
             self._run(name, json.loads((self.state / f"{name}.arguments.json").read_text()))
         if name in ("etcd", "kube-apiserver") and not wait_until(self._api_ready, 60, 0.2):
             raise ClusterError(f"the API server does not answer within 60 s after {name} was started")
+
+    def forget_history(self) -> None:
+        """See Cluster."""
+        etcd = self._component("etcd")
+        urls = [word for word in etcd.arguments() if word.startswith("--listen-client-urls=")] if etcd else []
+        if not urls:
+            raise ClusterError("etcd does not run")
+        base = urls[0].partition("=")[2].split(",")[0].replace("0.0.0.0", "127.0.0.1")
+
+        def ask(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+            told = self.run(
+                ["curl", "-sS", "--fail", "--max-time", "30", f"{base}/v3/kv/{path}", "-d", json.dumps(body)]
+            )
+            answer: dict[str, Any] = json.loads(told.stdout)
+            return answer
+
+        self.component_stop("kube-apiserver")  # it keeps a history of its own in memory
+        revision = ask("range", {"key": "AA==", "limit": "1"})["header"]["revision"]
+        ask("compaction", {"revision": revision, "physical": True})
+        self.component_start("kube-apiserver")
+
+    @contextlib.contextmanager
+    def cut_off(self, address: str) -> Iterator[None]:
+        """See Cluster."""
+        port = self._known()["api"].rpartition(":")[2]
+        rules = (
+            ["INPUT", "-s", address, "-p", "tcp", "--dport", port, "-j", "DROP"],
+            ["OUTPUT", "-d", address, "-p", "tcp", "--sport", port, "-j", "DROP"],
+        )
+        for rule in rules:
+            self._place.run(["iptables", "-w", "-I", *rule])
+        try:
+            yield
+        finally:
+            for rule in rules:
+                self._place.run(["iptables", "-w", "-D", *rule])
 
     def _component(self, name: str) -> Process | None:
         if name not in COMPONENTS:

@@ -15,6 +15,14 @@ from .images import MACHINE
 from .processes import Argument, ClusterError, Process, Sandbox, make_cgroup, processes, remove_cgroup, wait_until
 
 Taint = Mapping[str, str]  # key, value, effect
+# Test machines' disks may be full.
+NO_EVICTION = {
+    "memory.available": "1Mi",
+    "nodefs.available": "0%",
+    "nodefs.inodesFree": "0%",
+    "imagefs.available": "0%",
+    "imagefs.inodesFree": "0%",
+}
 
 
 class Node:
@@ -101,20 +109,28 @@ class RealNode(Node):
 
     # Life
 
-    def start_runtime(self) -> None:
-        """Start containerd and wait until it answers."""
+    def start_runtime(self, image_disk_mb: int = 0) -> None:
+        """Start containerd and wait until it answers. image_disk_mb: see Cluster.add_node; counts on first start."""
         if not self.directory.exists():
             self._write_runtime_configuration()
+            if image_disk_mb:
+                self._mount_image_disk(image_disk_mb)
         self._start("containerd", ["--config", self.directory / "containerd.toml"])
         if not wait_until(self._runtime_answers, 20):
             raise ClusterError(f"containerd of {self.name} is not ready; see {self.log('containerd')}")
 
-    def start_kubelet(self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = ()) -> None:
-        """Start the kubelet, which makes the Node object on first start."""
+    def start_kubelet(
+        self, labels: Mapping[str, str] | None = None, taints: Sequence[Taint] = (), image_disk_mb: int = 0
+    ) -> None:
+        """Start the kubelet, which makes the Node object on first start; what is given counts then."""
         configuration = self.directory / "kubelet.json"
         if not configuration.exists():
             self._write_certificate()
-            configuration.write_text(json.dumps(self._kubelet_configuration(taints)))
+            settings = self._kubelet_configuration(taints)
+            if image_disk_mb:
+                settings["evictionHard"] = NO_EVICTION | {"imagefs.available": "25%"}
+                settings["evictionPressureTransitionPeriod"] = "30s"
+            configuration.write_text(json.dumps(settings))
             text = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
             (self.directory / "labels").write_text(text)
         options = {
@@ -207,6 +223,12 @@ class RealNode(Node):
         self.setting.sandbox.run(["ip", "addr", "add", f"{self.address}/24", "dev", "node"])
         make_cgroup(self.cgroup)
 
+    def _mount_image_disk(self, megabytes: int) -> None:
+        """A file system in memory for images and containers, so that filling it fills nothing else."""
+        (self.directory / "root").mkdir()
+        options = f"size={megabytes}m"
+        self.setting.sandbox.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.directory / "root"])
+
     def _network(self) -> dict[str, object]:
         """One bridge for each node; all are in one namespace, so pods of different nodes reach each other by it."""
         addresses = {
@@ -276,14 +298,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
             "failSwapOn": False,
             "makeIPTablesUtilChains": False,
             "enforceNodeAllocatable": ["pods"],
-            # Test machines' disks may be full.
-            "evictionHard": {
-                "memory.available": "1Mi",
-                "nodefs.available": "0%",
-                "nodefs.inodesFree": "0%",
-                "imagefs.available": "0%",
-                "imagefs.inodesFree": "0%",
-            },
+            "evictionHard": NO_EVICTION,
             "imageGCHighThresholdPercent": 100,
             "resolvConf": "",
             "clusterDNS": [CLUSTER_NAME_SERVER],

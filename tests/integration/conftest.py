@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One real cluster for all integration tests, and the ways in which users reach it: playbooks, modules, kubectl."""
+"""One real cluster for the tests of a worker, and the ways in which users reach it: playbooks, modules, kubectl."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import re
@@ -64,9 +66,13 @@ class Install(Protocol):
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """The cluster, up, with our two images in its registry, and this process in its network."""
-    made = open_cluster(of_this_checkout("test"), nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
+def cluster(worker_id: str) -> Iterator[Cluster]:
+    """The cluster, up, with our two images in its registry, and this process in its network.
+
+    Tests spend most of their time waiting, so workers run side by side, each with a cluster of its own.
+    """
+    name = of_this_checkout(f"test-{worker_id}")
+    made = open_cluster(name, nodes=2, report=lambda text: print(text, file=sys.stderr, flush=True))
     try:
         made.up()
         made.enter()
@@ -78,13 +84,22 @@ def cluster() -> Iterator[Cluster]:
             made.down()
 
 
+@contextlib.contextmanager
+def new_namespace(cluster: Cluster) -> Iterator[str]:
+    """A name that no namespace has; whatever is made there is gone afterwards."""
+    name = f"cache-{uuid.uuid4().hex[:8]}"
+    try:
+        yield name
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false", check=False)
+        cluster.kubectl("delete", "clusterrolebinding", f"kubecache-image-puller-nodes-{name}", "--ignore-not-found")
+
+
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A name that no namespace has; whatever a test makes there is gone afterwards."""
-    name = f"cache-{uuid.uuid4().hex[:8]}"
-    yield name
-    cluster.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false", check=False)
-    cluster.kubectl("delete", "clusterrolebinding", f"kubecache-image-puller-nodes-{name}", "--ignore-not-found")
+    """A namespace of the test's own, see `new_namespace`."""
+    with new_namespace(cluster) as name:
+        yield name
 
 
 @pytest.fixture
@@ -110,18 +125,17 @@ def playbook(cluster: Cluster, namespace: str) -> Playbook:
     return run
 
 
-@pytest.fixture
-def module(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Module:
-    """Run one module of the collection, whole, in this process, for this test's namespace."""
-    monkeypatch.setenv("K8S_AUTH_KUBECONFIG", str(cluster.kubeconfig))
+def modules_of(cluster: Cluster, namespace: str) -> Module:
+    """The collection's modules, whole, in this process, for one namespace."""
 
     def run(name: str, *, ok: bool = True, check: bool = False, **options: Any) -> dict[str, Any]:
         code = importlib.import_module(f"{MODULES}.image_puller_{name}")
         arguments = {"namespace": namespace, "_ansible_check_mode": check, "_ansible_diff": True, **options}
-        capsys.readouterr()
-        with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
-            code.main()
-        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        with pytest.MonkeyPatch.context() as environment, contextlib.redirect_stdout(io.StringIO()) as told:
+            environment.setenv("K8S_AUTH_KUBECONFIG", str(cluster.kubeconfig))
+            with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
+                code.main()
+        result: dict[str, Any] = json.loads(told.getvalue())
         assert (ended.value.code == 0) == ok, result
         return result
 
@@ -129,7 +143,12 @@ def module(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch, ca
 
 
 @pytest.fixture
-def install(module: Module) -> Install:
+def module(cluster: Cluster, namespace: str) -> Module:
+    """Run one module of the collection for this test's namespace."""
+    return modules_of(cluster, namespace)
+
+
+def installer_of(module: Module) -> Install:
     """What the role does: install everything, keep the DaemonSet, and wait; the results of the two modules."""
 
     def run(
@@ -142,6 +161,12 @@ def install(module: Module) -> Install:
         return installed, kept
 
     return run
+
+
+@pytest.fixture
+def install(module: Module) -> Install:
+    """Install in this test's namespace."""
+    return installer_of(module)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
@@ -88,7 +89,7 @@ def test_bad_settings_take_nothing_away_and_are_named(cluster: Cluster, installe
     stays(lambda: installed.daemonset()["metadata"]["generation"], seconds=2)
     assert installed.daemonset()["metadata"]["uid"] == before["metadata"]["uid"]
     assert controller_pod(installed)["status"]["containerStatuses"][0]["restartCount"] == 0
-    assert "image_puller_settings_problems 1.0" in ask(cluster, installed, "/metrics")
+    assert f'image_puller_settings_problems{{image_set="{CONFIG_MAP}"}} 1.0' in ask(cluster, installed, "/metrics")
     installed.patch("configmap", CONFIG_MAP, {"data": {"CACHING_MEMORY_REQUEST": "5Mi"}})
     eventually(
         lambda: (
@@ -104,10 +105,28 @@ def test_a_bad_entry_is_left_out_and_the_good_ones_are_cached(cluster: Cluster, 
     assert "IMAGES, entry 2 'Bad=x/Y:1'" in log(cluster, installed)
 
 
-def test_a_deleted_config_map_takes_nothing_away(cluster: Cluster, installed: Kubectl) -> None:
+def test_a_replaced_config_map_takes_nothing_away(cluster: Cluster, installed: Kubectl) -> None:
+    """As tools do that replace an object by deleting it first."""
+    before = installed.daemonset()
+    config_map = installed.get("configmap", CONFIG_MAP)
+    assert config_map
+    kept = {key: config_map["metadata"][key] for key in ("name", "namespace", "labels")}
     cluster.kubectl("delete", "configmap", CONFIG_MAP, "-n", installed.namespace)
-    eventually(lambda: "is not there: nothing is made, and what runs stays" in log(cluster, installed))
-    stays(lambda: installed.daemonset()["metadata"]["uid"], seconds=3)
+    time.sleep(3)
+    cluster.kubectl("create", "-f", "-", input=json.dumps({**config_map, "metadata": kept}))
+    config_map = installed.get("configmap", CONFIG_MAP)
+    assert config_map
+    uid = config_map["metadata"]["uid"]
+    eventually(lambda: uid in [owner["uid"] for owner in installed.daemonset()["metadata"]["ownerReferences"]])
+    stays(lambda: installed.daemonset()["metadata"]["uid"], seconds=12)
+    assert installed.daemonset()["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+def test_a_deleted_config_map_removes_its_daemonset_on_purpose(cluster: Cluster, installed: Kubectl) -> None:
+    cluster.kubectl("delete", "configmap", CONFIG_MAP, "-n", installed.namespace)
+    eventually(lambda: installed.get("daemonset", DAEMONSET) is None, seconds=60)
+    assert "ConfigMap" in log(cluster, installed)
+    assert "was taken away" in log(cluster, installed)
 
 
 def runs(cluster: Cluster, pod: dict[str, Any]) -> bool:
@@ -120,12 +139,9 @@ def runs(cluster: Cluster, pod: dict[str, Any]) -> bool:
 def seconds_to_leave(cluster: Cluster, pod: dict[str, Any]) -> float:
     """Seconds from a SIGTERM to the end of the process."""
     assert runs(cluster, pod)
-    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    node = cluster.node(pod["spec"]["nodeName"])
     container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    cluster.kubectl("delete", "pod", name, "-n", namespace, "--wait=false", "--grace-period=30")
     start = time.monotonic()
-    node.ctr("tasks", "kill", "--signal", "SIGTERM", container)
+    cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "kill", "--signal", "SIGTERM", container)
     eventually(lambda: not runs(cluster, pod), seconds=40, pause=0.02)
     return time.monotonic() - start
 
@@ -143,9 +159,11 @@ def test_on_sigterm_it_leaves_and_the_daemonset_stays(cluster: Cluster, installe
 def test_it_answers_for_its_health_and_counts_what_it_does(cluster: Cluster, installed: Kubectl) -> None:
     assert ask(cluster, installed, "/healthz").startswith("HTTP/1.0 200")
     assert ask(cluster, installed, "/readyz").startswith("HTTP/1.0 200")
-    eventually(lambda: 'image_puller_verdict{verdict="Healthy"} 1.0' in ask(cluster, installed, "/metrics"), seconds=60)
+    healthy = f'image_puller_verdict{{image_set="{CONFIG_MAP}",verdict="Healthy"}} 1.0'
+    eventually(lambda: healthy in ask(cluster, installed, "/metrics"), seconds=60)
     metrics = ask(cluster, installed, "/metrics")
-    assert 'image_puller_images{state="cached"} 2.0' in metrics
+    assert f'image_puller_images{{image_set="{CONFIG_MAP}",state="cached"}} 2.0' in metrics
+    assert f'image_puller_nodes{{image_set="{CONFIG_MAP}",state="complete"}} 2.0' in metrics
     assert re.search(r"process_resident_memory_bytes [0-9.e+]+", metrics)
 
 

@@ -101,7 +101,7 @@ def test_names_image_and_resources_reach_the_deployment() -> None:
     assert (spec["serviceAccountName"], spec["priorityClassName"]) == ("account", "high")
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert container["image"] == "r.io/puller:1"
-    assert container["envFrom"] == [{"configMapRef": {"name": "set"}}]
+    assert container["envFrom"] == [{"configMapRef": {"name": "set", "optional": True}}]
     assert {"name": "DEPLOYMENT_NAME", "value": "keeper"} in container["env"]
     assert container["resources"]["limits"]["memory"] == "1Gi"
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's time, which a test can let run faster."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+
+
+class Clock:
+    """Time as the controller sees it.
+
+    :param speed: seconds that pass here while one passes outside.
+    """
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed = speed
+        self._start = time.monotonic()
+        self._began = datetime.now(timezone.utc)
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+        return self._start + (time.monotonic() - self._start) * self._speed
+
+    def now(self) -> datetime:
+        """The time of day, in UTC."""
+        if self._speed == 1.0:
+            return datetime.now(timezone.utc)
+        return self._began + timedelta(seconds=self.monotonic() - self._start)
+
+    def wait(self, event: threading.Event, seconds: float) -> None:
+        """Wait for the event, and no longer than so many seconds of this clock."""
+        event.wait(max(0.0, seconds) / self._speed)
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        time.sleep(seconds / self._speed)
+
+
+def jittered(seconds: float, part: float = 0.1) -> float:
+    """The same, up to a part of it more or less, so that many that began together don't stay together."""
+    return seconds * random.uniform(1 - part, 1 + part)

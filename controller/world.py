@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all sets of a controller share: the API, the caches, the rights, and what is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DAEMONSET
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable
+from controller.clock import Clock
+from controller.metrics import Metrics
+from controller.recorder import Recorder
+from controller.slim import Object, Shared, node_slimmer, pod_slimmer, slim_config_map, slim_daemonset
+from controller.watches import EventWatch, Watch
+
+log = logging.getLogger("image-puller")
+
+_MOMENT = 0.05
+_SAY_AGAIN = 60.0  # Seconds between two lines on an API server that does not answer.
+_RIGHTS = 600.0  # Seconds until a right that is missing is asked for again.
+_DEPLOYMENT = 600.0  # Seconds that a Deployment is believed to be what it was.
+Woken = Callable[[str, Object | None, Object | None], None]
+
+
+class Scope:
+    """The caches of one namespace in which sets have their DaemonSets."""
+
+    def __init__(self, make: Callable[..., Any], namespace: str, share: Shared, clock: Clock) -> None:
+        self._clock = clock
+        self.daemonsets: Watch = make(Watch, "DaemonSet", namespace, slim=slim_daemonset)
+        self.pods: Watch = make(Watch, "Pod", namespace, slim=pod_slimmer(share), labels=self._labels)
+        self.events: EventWatch = make(EventWatch, "Event", namespace)
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        return (self.daemonsets, self.pods, self.events)
+
+    def _labels(self) -> str:
+        """Which pods are looked at: those with our label, and all where a DaemonSet is adopted whose pods lack it."""
+        while not self.daemonsets.known:
+            self._clock.sleep(_MOMENT)
+        selectors = [d["spec"]["selector"].get("matchLabels") or {} for d in self.daemonsets.all() if is_adoptable(d)]
+        return DAEMONSET if all(DAEMONSET in selector for selector in selectors) else ""
+
+    def forget_told(self) -> None:
+        """Drop what was told of pods all of whose containers run, and of what is gone: statuses tell more by now."""
+        pods = (pod["metadata"]["uid"] for pod in self.pods.all() if not _all_run(pod))
+        self.events.told.forget_others([d["metadata"]["uid"] for d in self.daemonsets.all()], pods)
+
+
+def _all_run(pod: Object) -> bool:
+    statuses = pod["status"].get("containerStatuses") or ()
+    return len(statuses) == len(pod["spec"]["containers"]) and all("running" in s.get("state", {}) for s in statuses)
+
+
+class Cached(Cluster):
+    """The same cluster, asked only for what no cache knows; before anything is done the cluster itself is asked."""
+
+    def __init__(self, cluster: Cluster, clock: Clock, watch: Callable[[str, str | None], Watch | None]) -> None:
+        super().__init__(cluster.client)
+        self._clock = clock
+        self._watch = watch
+        self._deployments: dict[tuple[str, str | None], tuple[float, Object | ApiError | None]] = {}
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """One object as it is kept; None where there is none."""
+        if kind == "Deployment":
+            return self._get_deployment(name, namespace)
+        watch = self._watch(kind, namespace)
+        return watch.get(name) if watch and watch.complete else super().get(kind, name, namespace)
+
+    def renew(self) -> None:
+        """Ask for Deployments anew: something differs."""
+        self._deployments.clear()
+
+    def _get_deployment(self, name: str, namespace: str | None) -> Object | None:
+        now = self._clock.monotonic()
+        at, answer = self._deployments.get((name, namespace), (float("-inf"), None))
+        if now - at > _DEPLOYMENT:
+            try:
+                answer = super().get("Deployment", name, namespace)
+            except ApiError as error:
+                if not error.forbidden:
+                    raise
+                answer = error
+            self._deployments[name, namespace] = (now, answer)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+
+class World:
+    """The cluster as the controller sees it.
+
+    :param woken: told of each change in a cache, by kind.
+    """
+
+    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
+        self.cluster = cluster
+        self.clock = clock
+        self.metrics = metrics
+        self.namespace = namespace
+        self.recorder = Recorder(cluster, clock, self.failed)
+        self.config_maps: Watch = self._make(Watch, "ConfigMap", namespace, slim=slim_config_map)
+        self.cached = Cached(cluster, clock, self._watch)
+        self._woken = woken
+        self._share = Shared()
+        self.nodes: Watch = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
+        self._scopes: dict[str, Scope] = {}
+        self._openshift: bool | None = None
+        self._pods_right: tuple[float, bool] | None = None
+        self._lock = threading.Lock()
+        self._said: dict[str, str] = {}
+        self._said_at = float("-inf")
+
+    def start(self) -> None:
+        """Begin to watch what every set needs."""
+        self.config_maps.start()
+        self.nodes.start()
+        self.scope(self.namespace)
+
+    def scope(self, namespace: str) -> Scope:
+        """The caches of a namespace, begun when they are asked for the first time."""
+        with self._lock:
+            if namespace not in self._scopes:
+                self._scopes[namespace] = Scope(self._make, namespace, self._share, self.clock)
+                for watch in self._scopes[namespace].watches:
+                    watch.start()
+            return self._scopes[namespace]
+
+    @property
+    def watches(self) -> list[Watch]:
+        """All of them."""
+        with self._lock:
+            return [self.config_maps, self.nodes, *(w for scope in self._scopes.values() for w in scope.watches)]
+
+    def tidy(self) -> None:
+        """Drop what nobody will ask for any more."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        for scope in scopes:
+            scope.forget_told()
+
+    def openshift(self) -> bool:
+        """Whether the cluster is OpenShift; asked once."""
+        if self._openshift is None:
+            self._openshift = is_openshift(self.cluster)
+        return self._openshift
+
+    def may_delete_pods(self, namespace: str) -> bool:
+        """Whether a roll can be ours; a right that is missing is asked for again after a while."""
+        now = self.clock.monotonic()
+        if self._pods_right is None or (not self._pods_right[1] and now - self._pods_right[0] > _RIGHTS):
+            attributes = {"namespace": namespace, "verb": "delete", "resource": "pods"}
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+            try:
+                allowed = bool((self.cluster.create(review).get("status") or {}).get("allowed"))
+            except ApiError as error:
+                if not error.forbidden:
+                    raise
+                allowed = True  # Who may not ask finds out.
+            self._pods_right = (now, allowed)
+            if not allowed:
+                self.say("pods", f"pods in {namespace} may not be deleted: the DaemonSet controller rolls changes out")
+        return self._pods_right[1]
+
+    def failed(self, error: ApiError) -> None:
+        """Count an error of the API, and say once which right is missing."""
+        if error.status != 410:
+            self.metrics.api_errors.labels(error.verb or "get", str(error.status)).inc()
+        if error.forbidden:
+            if error.verb in ("delete", "create", "patch"):
+                self._pods_right = None
+            self.say(error.message, str(error))
+        elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
+            self._said_at = self.clock.monotonic()
+            log.warning("%s", error)
+
+    def say(self, topic: str, text: str, level: int = logging.WARNING) -> None:
+        """Log a state when it changes, not each time that it is seen."""
+        if self._said.get(topic, "") != text:
+            self._said[topic] = text
+            if text:
+                log.log(level, "%s", text)
+
+    def _watch(self, kind: str, namespace: str | None) -> Watch | None:
+        if kind == "ConfigMap" and namespace == self.namespace:
+            return self.config_maps
+        if kind == "DaemonSet" and namespace:
+            return self.scope(namespace).daemonsets
+        return None
+
+    def _make(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
+        def changed(before: Object | None, after: Object | None) -> None:
+            self._woken(kind, before, after)
+
+        return type_(self.cluster, kind, namespace, changed=changed, failed=self.failed, clock=self.clock, **named)

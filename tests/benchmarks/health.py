@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast the controller mends, and how little it takes while there is nothing to mend.
+
+    make bench-health [ARGS="--nodes 50 --runs 20 --idle 600 --reconciles 1000"] [ARGS="--nodes 5000 --runs 3 ..."]
+
+The controller runs as installed, in its pod, under its limits, on a real node of the embedded cluster; all other nodes
+are simulated. 20 images. The figures of small and of large clusters are two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
+from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
+    Choices,
+    Outcome,
+    install,
+    wait_for_controller,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    HELPER_IMAGE,
+    Settings,
+    from_options,
+    require,
+)
+from tests.benchmarks.install import plan_of, running
+from tests.cluster import Cluster
+from tests.running import ROOT, WRITES, ansible_environment
+
+IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(20)}
+NAMESPACE = "bench"
+MIB = 1024 * 1024
+T = TypeVar("T")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=50, help="one of them is real (default: 50)")
+    parser.add_argument("--runs", type=int, default=20, help="times that the DaemonSet is deleted (default: 20)")
+    parser.add_argument("--idle", type=int, default=600, help="seconds in which nothing happens (default: 600)")
+    parser.add_argument("--reconciles", type=int, default=1000, help="passes that are caused (default: 1000)")
+    asked = parser.parse_args()
+    with running("bench-health", nodes=1, simulated=asked.nodes - 1) as cluster:
+        cluster.enter()
+        for archive, reference in (("image-puller", objects.IMAGE), ("image-puller-helper", HELPER_IMAGE)):
+            cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        for image in IMAGES.values():
+            cluster.push(image)
+        Benchmark(cluster, asked.nodes).run(asked.runs, asked.idle, asked.reconciles)
+
+
+class Benchmark:
+    """The figures of one controller on one cluster."""
+
+    def __init__(self, cluster: Cluster, nodes: int) -> None:
+        self.cluster = cluster
+        self.nodes = nodes
+        options = dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(cluster.kubeconfig)}
+        self.api = Api(open_client(options))
+        self.settings: Settings = require(from_options({"images": IMAGES, "namespace": NAMESPACE}))
+        self.pod_address = ""
+
+    def run(self, runs: int, idle: int, reconciles: int) -> None:
+        """Print all figures, each with its goal."""
+        self.install()
+        limit = 64 if self.nodes <= 50 else 128
+        print(
+            f"\n{self.nodes} nodes, {len(IMAGES)} images, a controller under {objects.Resources().cpu_limit} of a CPU"
+        )
+        self.all_become_ready()
+        self.told("RSS with all cached", f"{self.rss():.1f} MiB", f"at most {limit} MiB")
+        if runs:
+            self.deletions(runs)
+            self.settled()
+            self.told("RSS after that", f"{self.rss():.1f} MiB", f"at most {limit} MiB")
+        if idle:
+            self.idle(idle)
+        if reconciles:
+            self.growth(reconciles)
+        if self.nodes <= 50:
+            self.playbook()
+
+    def told(self, what: str, figure: str, goal: str = "") -> None:
+        """One line."""
+        print(f"  {what:55} {figure}{f'  (goal: {goal})' if goal else ''}", flush=True)
+
+    # --- the figures -------------------------------------------------------------------------------------------------
+
+    def all_become_ready(self) -> None:
+        """From an installation to a healthy set."""
+        start = time.monotonic()
+        self.settled()
+        cpu, delay = self.metric("process_cpu_seconds_total"), self.metric("image_puller_loop_longest_delay_seconds")
+        self.told(f"until the controller calls {self.nodes} pods healthy", f"{time.monotonic() - start:.0f} s")
+        self.told("CPU of the controller until then", f"{cpu:.1f} s")
+        self.told("largest delay of its loop", f"{delay:.2f} s")
+
+    def deletions(self, runs: int) -> None:
+        """A DaemonSet is deleted: seconds until there is another one."""
+        seconds = []
+        for _ in range(runs):
+            seconds.append(self.seconds_to_recreate())
+            if self.nodes <= 50:
+                self.settled()
+        goals = "at most 1 s", "at most 3 s"
+        self.told(f"DaemonSet deleted -> a new one, median of {runs}", f"{statistics.median(seconds):.2f} s", goals[0])
+        self.told("  worst", f"{max(seconds):.2f} s", goals[1])
+
+    def seconds_to_recreate(self) -> float:
+        """One deletion."""
+        name = self.settings.daemonset_name
+        live = self.eventually(lambda: self.api.get("DaemonSet", name, NAMESPACE))
+        start = time.perf_counter()
+        self.api.delete("DaemonSet", name, NAMESPACE, uid=live["metadata"]["uid"])
+
+        def another() -> bool:
+            found = self.api.get("DaemonSet", name, NAMESPACE)
+            return found is not None and found["metadata"]["uid"] != live["metadata"]["uid"]
+
+        self.eventually(another, pause=0.01)
+        return time.perf_counter() - start
+
+    def idle(self, seconds: int) -> None:
+        """Nothing happens: what does the controller ask the API server?"""
+        time.sleep(15)  # What was told last is told.
+        mark, cpu = self.cluster.audit_mark(), self.metric("process_cpu_seconds_total")
+        time.sleep(seconds)
+        cpu = self.metric("process_cpu_seconds_total") - cpu
+        asked = [e for e in self.cluster.audit(mark) if e["user"].startswith(f"system:serviceaccount:{NAMESPACE}:")]
+        writes = [event for event in asked if event["verb"] in WRITES]
+        reads = [event for event in asked if event["verb"] not in (*WRITES, "watch")]
+        self.told(f"writes in {seconds} s without a change", str(len(writes)), "0")
+        self.told("reads", str(len(reads)), "at most 30 in 600 s")
+        self.told("watch renewals", str(len(asked) - len(writes) - len(reads)))
+        self.told("CPU of the controller", f"{cpu:.2f} s")
+
+    def growth(self, count: int) -> None:
+        """Passes for a reason that changes nothing: does the process grow?"""
+        self.cause(max(1, count // 10))
+        before = self.rss()
+        start = time.monotonic()
+        self.cause(count)
+        taken = time.monotonic() - start
+        after = self.rss()
+        self.told(f"RSS before and after {count} reconciles", f"{before:.1f} -> {after:.1f} MiB", "no growth")
+        self.told("  time of one, with what causes it", f"{1000 * taken / count:.0f} ms")
+
+    def cause(self, count: int) -> None:
+        """So many passes."""
+        name = "image_puller_reconcile_duration_seconds_count"
+        done = self.metric(name)
+        end, number = done + count, 0
+        while done < end:
+            for _ in range(5):
+                number += 1
+                patch = {"metadata": {"annotations": {"example.com/touched": f"{time.time()}-{number}"}}}
+                self.api.merge("ConfigMap", objects.Installation().config_map_name, NAMESPACE, patch)
+                time.sleep(0.03)
+            done = self.metric(name)
+
+    def playbook(self) -> None:
+        """A DaemonSet is deleted where no controller runs: one run of the playbook makes it again."""
+        patch = {"spec": {"replicas": 0}}
+        self.api.merge("Deployment", objects.Installation().deployment_name, NAMESPACE, patch)
+        self.eventually(lambda: not self.controller_pods())
+        self.api.delete("DaemonSet", self.settings.daemonset_name, NAMESPACE)
+        variables = {"image_puller_namespace": NAMESPACE, "image_puller_wait": False}
+        command = ["ansible-playbook", "kubecache.image_puller.health_check", "-e", json.dumps(variables)]
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, env=ansible_environment(self.cluster), capture_output=True, text=True, check=False
+        )
+        if self.api.get("DaemonSet", self.settings.daemonset_name, NAMESPACE) is None:
+            sys.exit(f"the playbook made no DaemonSet:\n{done.stdout}\n{done.stderr}")
+        self.told("the same by one run of the health_check playbook", f"{time.perf_counter() - start:.2f} s")
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """The installation, with the controller on the real node."""
+        installation = objects.Installation()
+        install(self.api, installation, plan_of(self.settings), Choices(), Outcome(), {})
+        here = {"kubernetes.io/hostname": self.cluster.nodes[0]}
+        patch = {"spec": {"template": {"spec": {"nodeSelector": here}}}}
+        self.api.merge("Deployment", installation.deployment_name, NAMESPACE, patch)
+        wait_for_controller(self.api, installation, NAMESPACE, 300)
+        (pod,) = self.eventually(lambda: found if len(found := self.controller_pods()) == 1 else [])
+        self.pod_address = pod["status"]["podIP"]
+
+    def controller_pods(self) -> list[dict[str, Any]]:
+        """The controller's, as they are now."""
+        return self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=controller")[0]
+
+    def metrics(self) -> str:
+        """What the controller tells of itself."""
+        return self.cluster.run(
+            ["curl", "-s", "--max-time", "20", f"http://{self.pod_address}:{objects.PORT}/metrics"]
+        ).stdout
+
+    def metric(self, name: str) -> float:
+        """One number of that."""
+        told = self.eventually(lambda: re.findall(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE))
+        return float(told[0])
+
+    def rss(self) -> float:
+        """MiB of the controller's process."""
+        return self.metric("process_resident_memory_bytes") / MIB
+
+    def settled(self) -> None:
+        """Wait until the controller calls the set healthy."""
+        healthy = f'image_set="{objects.Installation().config_map_name}",verdict="Healthy"}} 1.0'
+        complete = f'state="complete"}} {float(self.nodes)}'
+        self.eventually(lambda: healthy in (told := self.metrics()) and complete in told, seconds=1800, pause=0.5)
+
+    @staticmethod
+    def eventually(question: Callable[[], T | None], seconds: float = 300, pause: float = 0.2) -> T:
+        """The first true answer; the end of the benchmark without one."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = question()
+            if answer:
+                return answer
+            if time.monotonic() > end:
+                sys.exit(f"still {answer!r} after {seconds:.0f} s")
+            time.sleep(pause)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The API server is away, forgets, refuses, or can't be reached: nothing is lost, and the controller goes on after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster import Cluster, ClusterError
+
+from ..conftest import CONFIG_MAP, eventually
+from .conftest import JAVA, PATIENCE, THEIA, Cache, Held, installed
+
+STOPPED, CUT = 60, 120  # seconds
+ROLE = "k8s-image-puller"
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What two minutes did. `near` lost the API server for one of them; `far` was cut off all the time, with
+    connections that nobody closed."""
+
+    near: Cache
+    far: Cache
+    near_before: Held
+    near_after: Held
+    near_restarts: int
+    far_before: Held
+    far_during: Held
+    meanwhile: frozenset[tuple[str, str, str]]  # on the nodes, with the API server away
+
+
+@pytest.fixture(scope="module")
+def outage(cluster: Cluster, cache: Cache) -> Iterator[Outage]:
+    """Two faults side by side, because they consist of waiting."""
+    with installed(cluster, {"java11": JAVA}) as far:
+        near_before, near_restarts, far_before = cache.held(), cache.restarts(), far.held()
+        end = time.monotonic() + CUT
+        with cluster.cut_off(far.controller()["status"]["podIP"]):
+            far.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};theia={THEIA}"}})
+            cluster.component_stop("kube-apiserver")
+            time.sleep(STOPPED)
+            meanwhile = cache.on_nodes()
+            cluster.component_start("kube-apiserver")
+            near_after = cache.held()
+            time.sleep(max(0.0, end - time.monotonic()))
+            far_during = far.held()
+        yield Outage(cache, far, near_before, near_after, near_restarts, far_before, far_during, meanwhile)
+
+
+def test_api_server_stopped_for_a_minute(outage: Outage) -> None:
+    assert outage.meanwhile == outage.near_before.images
+    assert outage.near_after == outage.near_before
+    outage.near.obeys()
+    assert outage.near.held() == outage.near_before
+    assert outage.near.restarts() == outage.near_restarts
+
+
+def test_controller_cut_off_for_two_minutes_with_half_open_connections(outage: Outage) -> None:
+    """The API server that its connections led to is gone, too, and it was never told."""
+    assert outage.far_during == outage.far_before
+    eventually(lambda: outage.far.images() == [JAVA, THEIA], PATIENCE)
+    outage.far.healthy(PATIENCE)
+    assert outage.far.daemonset()["metadata"]["uid"] == outage.far_before.daemonset
+    assert outage.far.on_nodes() >= outage.far_before.images
+
+
+def test_watch_history_gone(cluster: Cluster, cache: Cache) -> None:
+    before, restarts = cache.held(), cache.restarts()
+    version = cluster.kubectl("get", "configmaps", "-n", cache.namespace, "-o", "jsonpath={.metadata.resourceVersion}")
+    cluster.kubectl("create", "configmap", "later", "-n", cache.namespace)
+    cluster.forget_history()
+    path = f"/api/v1/namespaces/{cache.namespace}/configmaps?watch=1&timeoutSeconds=5&resourceVersion={version}"
+    told = cluster.run(["kubectl", "get", "--raw", path], check=False)
+    assert "too old resource version" in told.stdout + told.stderr, "the history is still there"
+    cache.obeys()
+    assert cache.held() == before
+    assert cache.restarts() == restarts
+
+
+def codes(cluster: Cluster, cache: Cache, mark: int) -> set[int]:
+    """What the API server has answered the controller since the mark."""
+    user = f"system:serviceaccount:{cache.namespace}:k8s-image-puller"
+    return {entry["code"] for entry in cluster.audit(mark) if entry["user"] == user}
+
+
+def apply(cluster: Cluster, *objects: dict[str, object]) -> None:
+    cluster.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+
+def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> None:
+    """The API server's own flow control gives the controller no seat."""
+    before, restarts, mark = cache.held(), cache.restarts(), cluster.audit_mark()
+    version, name = "flowcontrol.apiserver.k8s.io/v1", {"metadata": {"name": "no-seat"}}
+    seats = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
+    level = {"type": "Limited", "limited": {**seats, "limitResponse": {"type": "Reject"}}}
+    subject = {"kind": "ServiceAccount", "serviceAccount": {"name": "k8s-image-puller", "namespace": cache.namespace}}
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "namespaces": ["*"], "clusterScope": True}
+    rule = {"subjects": [subject], "resourceRules": [everything]}
+    flow = {"priorityLevelConfiguration": {"name": "no-seat"}, "matchingPrecedence": 1, "rules": [rule]}
+    try:
+        apply(
+            cluster,
+            {
+                "apiVersion": version,
+                "kind": "PriorityLevelConfiguration",
+                **name,
+                "spec": level,
+            },
+            {"apiVersion": version, "kind": "FlowSchema", **name, "spec": flow},
+        )
+
+        def refused() -> bool:
+            done = cache.wish()
+            time.sleep(2)
+            return not done() and 429 in codes(cluster, cache, mark)
+
+        eventually(refused, 60)
+        time.sleep(10)
+    finally:
+        cluster.kubectl("delete", "flowschema,prioritylevelconfiguration", "no-seat", "--ignore-not-found")
+    cache.obeys()
+    assert cache.held() == before
+    assert cache.restarts() == restarts
+
+
+def test_api_server_answers_500_for_a_while(cluster: Cluster, cache: Cache) -> None:
+    """An admission webhook that is not there makes the API server answer so to every change."""
+    before, restarts, mark = cache.held(), cache.restarts(), cluster.audit_mark()
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["daemonsets"]}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": cache.namespace}}
+    webhook = {
+        "name": "nobody.example.com",
+        "clientConfig": {"service": {"namespace": cache.namespace, "name": "nobody"}},
+        "rules": [rule],
+        "namespaceSelector": selector,
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+    }
+    configuration = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    try:
+        apply(cluster, {**configuration, "metadata": {"name": "nobody"}, "webhooks": [webhook]})
+
+        def refused() -> bool:
+            done = cache.wish()
+            time.sleep(2)
+            return not done() and 500 in codes(cluster, cache, mark)
+
+        eventually(refused, 60)
+        time.sleep(10)
+    finally:
+        cluster.kubectl("delete", "validatingwebhookconfiguration", "nobody", "--ignore-not-found")
+    cache.obeys()
+    assert cache.held() == before
+    assert cache.restarts() == restarts
+
+
+def test_role_taken_away_and_given_back(cluster: Cluster, cache: Cache) -> None:
+    before = cache.held()
+    rules = (cache.get("role", ROLE) or {})["rules"]
+    try:
+        cache.patch("role", ROLE, {"rules": []})
+        eventually(lambda: cannot(cluster, cache), 20)
+        done = cache.wish()
+        cluster.kubectl("delete", "pod", "-n", cache.namespace, "-l", "app.kubernetes.io/component=controller")
+        eventually(lambda: "Grant with a Role" in cache.log(), 60)
+        assert not done()
+    finally:
+        cache.patch("role", ROLE, {"rules": rules})
+    eventually(done, PATIENCE)
+    assert cache.held() == before
+    assert cache.restarts() == 0
+
+
+def cannot(cluster: Cluster, cache: Cache) -> bool:
+    account = f"--as=system:serviceaccount:{cache.namespace}:k8s-image-puller"
+    try:
+        cluster.kubectl("get", "daemonsets", "-n", cache.namespace, account)
+    except ClusterError as error:
+        return "forbidden" in str(error)
+    return False

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nodes come, go, stop and are kept from use; pods end; registries don't answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+
+from ..conftest import CONFIG_MAP, eventually, stays
+from .conftest import IMAGES, JAVA, PATIENCE, THEIA, Cache, installed
+
+LATER = "registry.example.com/faults/later:1"
+
+
+def node_of(cache: Cache, name: str) -> dict[str, Any]:
+    """What image_puller_info tells of a node; {} for nothing."""
+    return next((node for node in cache.info()["nodes"] if node["name"] == name), {})
+
+
+def test_registry_down_while_pods_must_restart(cluster: Cluster, cache: Cache) -> None:
+    before = cache.held()
+    first, second = cluster.nodes
+    cluster.registry_stop()
+    try:
+        cluster.kubectl("delete", "pod", cache.pods(first)[0]["metadata"]["name"], "-n", cache.namespace)
+        for status in cache.pods(second)[0]["status"]["containerStatuses"]:
+            container = status["containerID"].removeprefix("containerd://")
+            cluster.node(second).ctr("tasks", "kill", "--signal", "SIGKILL", container)
+
+        def all_run() -> bool:
+            statuses = [s for pod in cache.pods() for s in pod["status"].get("containerStatuses", ())]
+            restarted = sum(status["restartCount"] for status in statuses)
+            return restarted == len(IMAGES) and len(statuses) == 4 and all(status["ready"] for status in statuses)
+
+        eventually(all_run, 60)
+        assert cache.on_nodes() == before.images
+        assert cache.healthy()["verdict"] == "Healthy"
+    finally:
+        cluster.registry_start()
+    assert cache.held().daemonset == before.daemonset
+
+
+def test_one_image_that_never_arrives_beside_others_that_do(cluster: Cluster) -> None:
+    with installed(cluster, {"java11": JAVA}) as cache:
+        before = cache.held()
+        cluster.push(LATER)
+        cluster.registry_fault("faults/never", "error", status=503)
+        try:
+            images = f"never=registry.example.com/faults/never:1;java11={JAVA};later={LATER}"
+            cache.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": images}})
+            eventually(lambda: len(cache.images()) == 3, 20)
+            eventually(lambda: all(cluster.node(node).has_image(LATER) for node in cluster.nodes), 150, pause=1)
+            told = {image["name"]: image for image in cache.info()["images"]}
+            assert told["java11"]["cached"] == told["later"]["cached"] == 2
+            assert told["never"]["cached"] == 0
+            assert cache.daemonset()["metadata"]["uid"] == before.daemonset, "recreating brings no image"
+            assert cache.on_nodes() >= before.images
+        finally:
+            cluster.registry_clear()
+
+
+def test_pod_evicted(cluster: Cluster, cache: Cache) -> None:
+    before = cache.held()
+    pod = cache.pods()[0]["metadata"]
+    name = {"name": pod["name"], "namespace": cache.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}
+    path = f"/api/v1/namespaces/{cache.namespace}/pods/{pod['name']}/eviction"
+    cluster.kubectl("create", "--raw", path, "-f", "-", input=json.dumps(eviction))
+    eventually(lambda: len(cache.pods()) == 2 and pod["uid"] not in cache.held().pods, 60)
+    cache.healthy()
+    after = cache.held()
+    assert (after.daemonset, after.generation, after.images) == (before.daemonset, before.generation, before.images)
+    assert len(after.pods & before.pods) == 1
+
+
+@pytest.fixture(scope="module")
+def added(cluster: Cluster, cache: Cache) -> Iterator[str]:
+    """A node that came later, tainted."""
+    name = cluster.add_node(taints=[{"key": "gpu", "value": "yes", "effect": "NoSchedule"}])
+    yield name
+    cluster.remove_node(name)
+
+
+def test_node_with_a_taint(cluster: Cluster, cache: Cache, added: str) -> None:
+    assert '"key": "gpu"' in node_of(cache, added)["skipped"]
+    assert cache.healthy()["summary"]["nodes"] == 2
+    assert cache.pods(added) == []
+
+
+def test_node_added(cluster: Cluster, cache: Cache, added: str) -> None:
+    before = cache.held()
+    cluster.kubectl("taint", "node", added, "gpu-")
+    eventually(lambda: all(cluster.node(added).has_image(image) for image in IMAGES.values()), 60)
+    assert eventually(lambda: cache.healthy()["summary"]["nodes"] == 3)
+    after = cache.held()
+    assert (after.daemonset, after.generation) == (before.daemonset, before.generation)
+    assert before.pods < after.pods
+
+
+def test_node_cordoned(cluster: Cluster, cache: Cache, added: str) -> None:
+    before = cache.held()
+    cluster.kubectl("cordon", added)
+    stays(cache.held, seconds=3)
+    assert cache.held() == before
+    assert cache.healthy()["summary"]["nodes"] == 3
+    cluster.kubectl("uncordon", added)
+
+
+@pytest.fixture(scope="module")
+def dead(cluster: Cluster, cache: Cache, added: str) -> str:
+    """That node again, with its kubelet gone for so long that the control plane has noticed; its pods go on."""
+    before = cache.on_nodes()
+    cluster.node(added).stop(runtime=False)
+    eventually(lambda: node_of(cache, added).get("excused") == "the node is not ready", 120, pause=2)
+    assert cache.on_nodes() == before
+    return added
+
+
+def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
+    before = cache.held()
+    told = cache.healthy()
+    assert told["summary"]["excused_nodes"] == 1
+    assert cache.pods(dead)
+    stays(cache.held, seconds=5)
+    assert cache.held() == before
+
+
+def test_rolling_update_while_a_node_is_dead(cluster: Cluster, cache: Cache, dead: str) -> None:
+    """The others get the new image; the dead one when it is back."""
+    before = cache.held()
+    cluster.push(LATER)
+    cache.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};theia={THEIA};later={LATER}"}})
+    alive = [node for node in cluster.nodes if node != dead]
+    eventually(lambda: all(cluster.node(node).has_image(LATER) for node in alive), PATIENCE)
+    assert cache.healthy()["summary"]["excused_nodes"] == 1
+    assert cache.held().daemonset == before.daemonset
+    assert not cluster.node(dead).has_image(LATER)
+    cluster.node(dead).start()
+    eventually(lambda: cluster.node(dead).has_image(LATER), PATIENCE)
+    cache.healthy()
+    assert cache.on_nodes() >= before.images
