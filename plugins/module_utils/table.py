@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import show_bytes
+from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import OURS
 
 _COUNTS = ("nodes", "cached", "pulling", "waiting", "failed")
 _REASON = 12  # Columns that the reason has at least: the longest class.
@@ -180,27 +181,22 @@ def _grid(images: Sequence[Mapping[str, Any]], width: int) -> list[str]:
 
 
 def _sentences(report: Mapping[str, Any]) -> Iterable[str]:
-    yield from report["reasons"]
-    yield from report["problems"]
+    yield from dict.fromkeys((*report["reasons"], *report["problems"]))
     untold: dict[tuple[str | None, str], list[str]] = {}
     for image in report["images"]:
         if image["message"] and not image["failed"]:  # What failed is among the reasons, in full.
             untold.setdefault((image["reason"], image["message"]), []).append(image["name"])
     for (reason, message), names in untold.items():
-        yield f"{_names(names)}: {reason + ': ' if reason else ''}{message}"
+        yield f"{_names(names)}: {'' if reason in (None, *OURS) else f'{reason}: '}{message}"
     for key in ("excused", "skipped"):
-        nodes: dict[str, list[str]] = {}
-        for node in report["nodes"]:
-            if node[key]:
-                nodes.setdefault(node[key], []).append(node["name"])
-        for why, names in nodes.items():
-            yield f"{_number(len(names), 'node')} {key} ({_names(names)}): {why}"
+        for told in report[key]:
+            yield f"{_number(told['nodes'], 'node')} {key} ({_names(told['names'], told['nodes'])}): {told['why']}"
     if report["inferred"]:
         yield "The nodes were not read: what is said of them is inferred from the pods"
 
 
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
+def _names(names: Sequence[str], count: int = 0) -> str:
+    more = max(count, len(names)) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
