@@ -304,10 +304,7 @@ def main() -> None:
             raise RuntimeError("daemonset_name is that of one set. Leave it or sets=all out")
         members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
         reports = [_look(cluster, member, params) for member in members]
-        told = [
-            _told(member, report, params, len(members))
-            for member, report in zip(members, reports, strict=True)
-        ]
+        told = [_told(member, report, params, len(members)) for member, report in zip(members, reports, strict=True)]
         sets = [
             {**names_of(member), **{key: report[key] for key in ("verdict", "reasons", "summary")}}
             for member, report in zip(members, told, strict=True)
