@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-health build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ bench-install: setup image ## How long an installation takes, compared with othe
 
 bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
+
+bench-info: setup image ## What it takes to tell the truth of many nodes, and how soon a wait is over
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.info $(ARGS)
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build
