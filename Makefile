@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info bench-truth screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,12 @@ bench-health: setup image ## How fast the controller mends, and what it takes; A
 
 bench-info: setup image ## What it takes to tell the truth of many nodes, and how soon a wait is over
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.info $(ARGS)
+
+bench-truth: setup ## How large the report is, and how fast it opens
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
+
+screenshots: setup ## Take those of docs/REPORT.md again
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build

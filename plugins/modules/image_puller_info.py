@@ -49,7 +49,14 @@ options:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
     type: bool
     default: true
+  matrix:
+    description:
+      - Whether to return RV(matrix) and leave RV(rows) empty. It has the same in a small part of the space, for
+        M(kubecache.image_puller.image_puller_report).
+    type: bool
+    default: false
 seealso:
+  - module: kubecache.image_puller.image_puller_report
   - module: kubecache.image_puller.image_puller_daemonset
 author:
   - Image Puller maintainers (@kubecache)
@@ -231,6 +238,11 @@ left_out:
   returned: with O(sets=one)
   type: dict
   sample: {"nodes": 0, "rows": 0}
+matrix:
+  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
+  returned: with O(matrix=true) and O(sets=one)
+  type: str
+  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
   returned: with O(sets=one)
@@ -264,6 +276,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     titled,
     total,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -277,6 +290,7 @@ ARGUMENTS: dict[str, Any] = {
     "daemonset_name": {"type": "str"},
     "read_nodes": {"type": "bool", "default": True},
     "details": {"type": "str", "choices": ["all", "problems", "summary"]},
+    "matrix": {"type": "bool", "default": False},
 }
 
 
@@ -291,7 +305,7 @@ def main() -> None:
         members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
         reports = [_look(cluster, member, params) for member in members]
         told = [
-            _told(member, report, params["details"], len(members))
+            _told(member, in_short(report) if params["matrix"] else report.as_dict(params["details"], len(members)))
             for member, report in zip(members, reports, strict=True)
         ]
         sets = [
@@ -335,10 +349,10 @@ def _problems(member: Member) -> list[str]:
     return [f"ConfigMap {member.image_set.namespace}/{member.image_set.config_map_name} does not exist"]
 
 
-def _told(member: Member, report: Report, details: str | None, share: int) -> dict[str, Any]:
+def _told(member: Member, told: Mapping[str, Any]) -> dict[str, Any]:
     settings = member.reading.settings
     return {
-        **report.as_dict(details, share),
+        **told,
         "settings": to_options(settings) if settings else None,
         "problems": _problems(member),
     }
