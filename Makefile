@@ -15,7 +15,11 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
+<<<<<<< HEAD
 .PHONY: help setup demo test $(STAGES) image bench-preflight bench-install bench-health bench-truth screenshots build lock clean
+=======
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info bench-truth screenshots build lock clean
+>>>>>>> truth
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +68,9 @@ bench-install: setup image ## How long an installation takes, compared with othe
 
 bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
+
+bench-info: setup image ## What it takes to tell the truth of many nodes, and how soon a wait is over
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.info $(ARGS)
 
 bench-truth: setup ## How large the report is, and how fast it opens
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)

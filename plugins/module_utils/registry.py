@@ -196,7 +196,7 @@ class Registries:
             jobs.put(image)
         end = time.monotonic() + seconds
         # Daemons, because nothing can end the look-up of a name, and nobody should wait for one at the end.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(wanted)))]
+        threads = [threading.Thread(target=work, daemon=True) for _number in range(min(PARALLEL, len(wanted)))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -386,7 +386,7 @@ class Registries:
     def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> _Answer:
         """One request and its redirects; credentials stay with the host that they are for."""
         first = urllib.parse.urlsplit(url).netloc
-        for _ in range(MOST_REDIRECTS + 1):
+        for _redirect in range(MOST_REDIRECTS + 1):
             answer = self._send(method, url, headers, body)
             if answer.status not in _REDIRECTS:
                 return answer

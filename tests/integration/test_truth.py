@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import BURST
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import Matrix
+from ansible_collections.kubecache.image_puller.plugins.module_utils.page import to_html
 from ansible_collections.kubecache.image_puller.plugins.module_utils.table import table
 from tests.cluster import Cluster
 
@@ -147,6 +150,14 @@ def test_six_images_of_different_fates(faults: Cluster, namespace: str, module: 
     for name, class_ in CLASSES.items():
         said = rf"{name} \(.*?\) failed on 2 nodes .*?: {class_}\. The kubelet says: .*? Remedy: "
         assert re.search(said, text), text
+
+    # The same as a page and as JSON.
+    document = report.document(module("info", matrix=True), time="2026-11-23T12:00:00Z", version="0")
+    (data,) = json.loads(report.to_json(document))["sets"]
+    (page,) = report.read(to_html(document))["sets"]
+    for rows in (data["rows"], list(Matrix(**page["matrix"]).rows())):
+        assert told({"rows": rows}) == told(info)
+        assert told({"rows": rows}, "class") == told(info, "class")
 
     def settled() -> dict[str, Any]:
         info = module("info", daemonset_name="made-by-hand")
