@@ -15,11 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-<<<<<<< HEAD
-.PHONY: help setup demo test $(STAGES) image bench-preflight bench-install bench-health bench-truth screenshots build lock clean
-=======
-.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info bench-truth screenshots build lock clean
->>>>>>> truth
+.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile

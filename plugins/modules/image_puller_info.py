@@ -216,14 +216,6 @@ rows:
       pull_seconds: 0.8
       size: 1185181
       tries: 0
-<<<<<<< HEAD
-matrix:
-  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
-  returned: with O(matrix=true) and O(sets=one)
-  type: str
-  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
-=======
->>>>>>> truth
 excused:
   description: Why nodes do not count, each reason with the number of its nodes and the names of up to five.
   returned: with O(sets=one)
@@ -246,14 +238,11 @@ left_out:
   returned: with O(sets=one)
   type: dict
   sample: {"nodes": 0, "rows": 0}
-<<<<<<< HEAD
-=======
 matrix:
   description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
   returned: with O(matrix=true) and O(sets=one)
   type: str
   sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
->>>>>>> truth
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
   returned: with O(sets=one)
@@ -315,14 +304,10 @@ def main() -> None:
             raise RuntimeError("daemonset_name is that of one set. Leave it or sets=all out")
         members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
         reports = [_look(cluster, member, params) for member in members]
-<<<<<<< HEAD
-        told = [_told(member, report, params, len(members)) for member, report in zip(members, reports, strict=True)]
-=======
         told = [
             _told(member, in_short(report) if params["matrix"] else report.as_dict(params["details"], len(members)))
             for member, report in zip(members, reports, strict=True)
         ]
->>>>>>> truth
         sets = [
             {**names_of(member), **{key: report[key] for key in ("verdict", "reasons", "summary")}}
             for member, report in zip(members, told, strict=True)
@@ -364,17 +349,10 @@ def _problems(member: Member) -> list[str]:
     return [f"ConfigMap {member.image_set.namespace}/{member.image_set.config_map_name} does not exist"]
 
 
-<<<<<<< HEAD
-def _told(member: Member, report: Report, params: Mapping[str, Any], share: int) -> dict[str, Any]:
-    settings = member.reading.settings
-    return {
-        **(in_short(report) if params["matrix"] else report.as_dict(params["details"], share)),
-=======
 def _told(member: Member, told: Mapping[str, Any]) -> dict[str, Any]:
     settings = member.reading.settings
     return {
         **told,
->>>>>>> truth
         "settings": to_options(settings) if settings else None,
         "problems": _problems(member),
     }
