@@ -15,7 +15,11 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-health build lock clean
+<<<<<<< HEAD
+.PHONY: help setup demo test $(STAGES) image bench-preflight bench-install bench-health bench-truth screenshots build lock clean
+=======
+.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info bench-truth screenshots build lock clean
+>>>>>>> truth
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,11 +60,23 @@ molecule: setup image ## The scenarios of extensions/molecule, on a real cluster
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(IMAGE_ARGS)
 
+bench-preflight: setup ## How long it takes to look before an installation
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.preflight $(ARGS)
+
 bench-install: setup image ## How long an installation takes, compared with other ways
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)
 
 bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
+
+bench-info: setup image ## What it takes to tell the truth of many nodes, and how soon a wait is over
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.info $(ARGS)
+
+bench-truth: setup ## How large the report is, and how fast it opens
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
+
+screenshots: setup ## Take those of docs/REPORT.md again
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build

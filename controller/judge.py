@@ -15,10 +15,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, MANAGER, STATUS, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable, judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import jittered
 from controller.digest import Digest, Told, transitions
 from controller.keeper import Keeper, View
-from controller.slim import Object
 from controller.world import Scope, World
 
 log = logging.getLogger("image-puller")

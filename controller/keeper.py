@@ -34,9 +34,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     Settings,
     from_config_map,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import jittered
 from controller.digest import Told
-from controller.slim import Object
 from controller.world import World
 
 log = logging.getLogger("image-puller")

@@ -17,11 +17,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import Clock
 from controller.judge import Judge
 from controller.keeper import Keeper, remove
 from controller.metrics import Metrics
-from controller.slim import Object
 from controller.world import World
 
 log = logging.getLogger("image-puller")

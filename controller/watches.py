@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import Clock, jittered
-from controller.slim import Object, ToldEvents
+from controller.slim import ToldEvents
 
 log = logging.getLogger("image-puller")
 

@@ -12,10 +12,16 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DAEMONSET
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import (
+    Object,
+    Shared,
+    node_slimmer,
+    pod_slimmer,
+)
 from controller.clock import Clock
 from controller.metrics import Metrics
 from controller.recorder import Recorder
-from controller.slim import Object, Shared, node_slimmer, pod_slimmer, slim_config_map, slim_daemonset
+from controller.slim import slim_config_map, slim_daemonset
 from controller.watches import EventWatch, Watch
 
 log = logging.getLogger("image-puller")

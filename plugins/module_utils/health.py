@@ -93,6 +93,7 @@ class Report:
     """The truth at one moment.
 
     ``excused`` and ``skipped`` map a node to why it does not count; ``daemonset`` is name, namespace and generation.
+    ``expected``: nodes on which there should be a pod, also where they could not be read.
     """
 
     verdict: str
@@ -104,6 +105,7 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     inferred: bool = False
     daemonset: Mapping[str, Any] | None = None
+    expected: int = 0
 
     @cached_property
     def counted(self) -> tuple[Row, ...]:
@@ -304,7 +306,8 @@ def assess(
     rows = _not_applicable(made, excused)
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
-    report = Report("", (), rows, wanted, tuple(names), excused, skipped, nodes is None, named)
+    expected = (daemonset.get("status") or {}).get("desiredNumberScheduled", 0) if nodes is None else len(names)
+    report = Report("", (), rows, wanted, tuple(names), excused, skipped, nodes is None, named, expected)
     quiet = (now - _last_progress(daemonset, by_node.values(), told)).total_seconds()
     verdict, reasons = _verdict(daemonset, report, told.failed_create, quiet, grace)
     return replace(report, verdict=verdict, reasons=reasons)
@@ -451,8 +454,7 @@ def _verdict(
         )
     if report.inferred and not observed:
         return "Progressing", ("the DaemonSet controller has not seen the DaemonSet yet",)
-    expected = status.get("desiredNumberScheduled", 0) if report.inferred else len(report.nodes)
-    if not expected:
+    if not report.expected:
         reasons = ["no node matches the node selector, affinity and tolerations"]
         reasons += [f"node {name} is skipped: {why}" for name, why in list(report.skipped.items())[:5]]
         return "NoMatchingNodes", tuple(reasons)
@@ -462,7 +464,7 @@ def _verdict(
     failed = [row for row in report.counted if row.state == "failed"]
     if failed:
         return "Degraded", tuple(failure_sentences(failed))
-    missing = max(0, expected - len(report.nodes)) if report.inferred else 0
+    missing = max(0, report.expected - len(report.nodes)) if report.inferred else 0
     to_come = _to_come(report.counted, missing)
     if failed_create and (missing or any(row.reason == NO_POD for row in report.counted)):
         return "Degraded", (f"pods can't be created: {failed_create}",)

@@ -9,7 +9,7 @@ The modules and the controller share these steps; the decision between them is `
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -32,17 +32,23 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     Decision,
     Observed,
     decide,
+    is_adoptable,
     judged,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
+    CachedImage,
     Reading,
     Settings,
     from_config_map,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
 
 _GONE_PAUSE = 0.2
+_PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
+# Events that tell nothing of images; field selectors know only "and".
+_UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
 
 
 @dataclass(frozen=True)
@@ -173,20 +179,59 @@ def observe(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *
     """Read what tells of the set and judge it; nodes that may not be read are inferred from the pods."""
     if live is None:
         return Observed(None, (), assess(settings.images, None, [], [] if read_nodes else None))
-    pods = pods_of(cluster, live)
+    share = Shared()
+    slim = pod_slimmer(share, starts=True)
+    pods = [kept for pod in _pods(cluster, live) if (kept := slim(pod))]
     events = _events(cluster, live["metadata"]["namespace"], {_uid(live), *map(_uid, pods)})
-    nodes = _nodes(cluster) if read_nodes else None
+    nodes = _nodes(cluster, share) if read_nodes else None
     return Observed(live, pods, assess(settings.images, live, pods, nodes, events, grace=Grace.of(settings)))
 
 
 def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True) -> Report:
     """The truth about one set as it is now, with how far a roll has come."""
-    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    return look_at(
+        cluster,
+        settings,
+        cluster.get("DaemonSet", settings.daemonset_name, settings.namespace),
+        read_nodes=read_nodes,
+    )
+
+
+def look_at(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *, read_nodes: bool = True) -> Report:
+    """The truth about this DaemonSet; if somebody else made it, also about images that only it has."""
+    if live is not None and not is_ours(live):
+        settings = replace(settings, images=(*settings.images, *_others(settings, live)))
     observed = observe(cluster, settings, live, read_nodes=read_nodes)
     if live is None or live["metadata"].get("deletionTimestamp"):
         return observed.report
     step = next_step(live, observed.pods, observed.report, settings.max_unavailable, now())
     return judged(observed.report, Decision("none", step=step))
+
+
+def _others(settings: Settings, live: Mapping[str, Any]) -> tuple[CachedImage, ...]:
+    """The images of the DaemonSet's containers that the settings don't have."""
+    known = {image.name for image in settings.images}
+    containers = live["spec"]["template"]["spec"].get("containers") or ()
+    return tuple(CachedImage(c["name"], c["image"]) for c in containers if c["name"] not in known)
+
+
+def settings_of(live: Mapping[str, Any]) -> Settings:
+    """What a DaemonSet tells of the settings that it was made from: its images and its names."""
+    data = live["metadata"]
+    unread = Settings((), namespace=data["namespace"], daemonset_name=data["name"])
+    return replace(unread, images=_others(unread, live))
+
+
+def find_daemonset(cluster: Cluster, image_set: ImageSet, name: str) -> dict[str, Any] | None:
+    """The DaemonSet of a set whose settings can't be read: that of this name, else the only one that may be meant."""
+    named = cluster.get("DaemonSet", name, image_set.namespace)
+    if named is not None:
+        return named
+    found, _version = cluster.list("DaemonSet", image_set.namespace)
+    sets = [(metadata(daemonset).get("labels") or {}).get(IMAGE_SET) for daemonset in found]
+    meant = [d for d, set_ in zip(found, sets, strict=True) if set_ == image_set.config_map_name]
+    meant = meant or [d for d, set_ in zip(found, sets, strict=True) if set_ is None and is_adoptable(d)]
+    return meant[0] if len(meant) == 1 else None
 
 
 def now() -> datetime:
@@ -240,11 +285,15 @@ def _waits_in_vain(decision: Decision, desired: Mapping[str, Any], deployment: M
 
 def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The pods that belong to this very DaemonSet."""
+    return list(_pods(cluster, daemonset))
+
+
+def _pods(cluster: Cluster, daemonset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     match_labels = daemonset["spec"]["selector"].get("matchLabels") or {}
     labels = ",".join(f"{key}={value}" for key, value in match_labels.items())
-    pods, _version = cluster.list("Pod", daemonset["metadata"]["namespace"], labels=labels)
     uid = _uid(daemonset)
-    return [pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ())]
+    for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=_PAGE):
+        yield from (pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ()))
 
 
 def carry_out(
@@ -351,23 +400,26 @@ def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]
     return [daemonset for daemonset in found if is_ours(daemonset)]
 
 
-def _nodes(cluster: Cluster) -> list[dict[str, Any]] | None:
+def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
+    slim = node_slimmer(share, sizes=True)
     try:
-        return cluster.list("Node")[0]
+        return [
+            kept for nodes, _version in cluster.pages("Node", limit=_PAGE) for node in nodes if (kept := slim(node))
+        ]
     except ApiError as error:
         if error.forbidden:
             return None
         raise
 
 
-def _events(cluster: Cluster, namespace: str, uids: set[str]) -> list[dict[str, Any]]:
+def _events(cluster: Cluster, namespace: str, uids: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Events of these objects, read while they are asked for; none where they may not be read."""
     try:
-        events, _version = cluster.list("Event", namespace)
+        for events, _version in cluster.pages("Event", namespace, fields=_UNTOLD):
+            yield from (event for event in events if (event.get("involvedObject") or {}).get("uid") in uids)
     except ApiError as error:
-        if error.forbidden:
-            return []
-        raise
-    return [event for event in events if (event.get("involvedObject") or {}).get("uid") in uids]
+        if not error.forbidden:
+            raise
 
 
 def _uid(obj: Mapping[str, Any]) -> str:

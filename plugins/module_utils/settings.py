@@ -793,3 +793,16 @@ def read_list(
         for what, remedy in _shape_problems(entry, dict(fields_of_entry), ""):
             reader.refuse(what, remedy, value=entry, entry=number)
     return entries, reader.problems
+
+
+def read_mapping(
+    option: str, value: object, fields_of_it: Mapping[str, Any], example: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """A mapping, or its JSON or YAML text (empty: nothing), with what is wrong with it and with its fields."""
+    reader = _Reader(option, value)
+    if value in (None, ""):
+        return {}, []
+    found: dict[str, Any] = reader.structure(dict, example) or {}
+    for what, remedy in _shape_problems(found, dict(fields_of_it), ""):
+        reader.refuse(what, remedy)
+    return found, reader.problems

@@ -28,6 +28,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 
 # Reasons of our own for what waits: no pod, one of the former list, another image first, nobody told.
 NO_POD, OLD_REVISION, BEHIND, UNTOLD = "NoPod", "OldRevision", "NotItsTurn", "Untold"
+OURS = (NO_POD, OLD_REVISION, BEHIND, UNTOLD)
 # What a container waits for before the kubelet has told anything of its image.
 _STARTING = (None, "ContainerCreating", "PodInitializing")
 _DIGEST = re.compile(r"[a-z0-9]+:[0-9a-f]{32,}$")

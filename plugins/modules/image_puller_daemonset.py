@@ -60,7 +60,9 @@ options:
     default: true
   wait:
     description:
-      - Whether to wait until every image is cached on every node. Failures that only a person can mend end the wait.
+      - Whether to wait until every image is cached on every node, or as much of it as O(wait_for) asks for. Failures
+        that only a person can mend end the wait. Nodes that go away, are not ready or are cordoned are excused.
+      - While a play waits, a line tells each time that something has moved.
     type: bool
     default: false
   wait_timeout:
@@ -68,11 +70,45 @@ options:
       - Seconds to wait.
     type: int
     default: 900
+  wait_for:
+    description:
+      - What the wait waits for, a mapping or the same as JSON or YAML text. What is left out is asked for in full.
+      - C(nodes) is how many of the nodes must have the images, a number or a percentage such as V(95%).
+      - C(images) are the names of the images that must be there, a list or text with commas between them.
+      - C(excuse) is what may be missing, a list of names of nodes, in which V(*) and V(?) may stand, and of classes of
+        failures such as V(no_space).
+    type: raw
+  on_timeout:
+    description:
+      - V(fail) fails when the time is over.
+      - V(warn) goes on with a warning that says what is missing. Failures that only a person can mend still fail.
+    type: str
+    choices: [fail, warn]
+    default: fail
   min_nodes:
     description:
-      - With V(0), a set that matches no node does not fail a wait.
+      - How many nodes must match the node selector, affinity and tolerations. A set that matches none at all fails a
+        wait at once, unless this is V(0).
     type: int
     default: 1
+  wait_slice:
+    description:
+      - Ends the call after a slice of the wait. Each call returns the RV(wait_slice) for the next one.
+      - This is how the action plugin of this module shows progress. There is no use for it elsewhere.
+    type: dict
+    suboptions:
+      seconds:
+        description: Seconds that one call waits.
+        type: float
+        required: true
+      waited:
+        description: Seconds that were waited before.
+        type: float
+        default: 0
+      unknown:
+        description: Images whose registry's host was unknown in the call before.
+        type: dict
+        default: {}
 seealso:
   - module: kubecache.image_puller.image_puller_info
 author:
@@ -94,6 +130,16 @@ EXAMPLES = r"""
       java11: registry.example.com/team/java11:2.1
     wait: true
     wait_timeout: 600
+
+- name: Wait until nearly all nodes have the image that matters most, and go on in any case after five minutes
+  kubecache.image_puller.image_puller_daemonset:
+    wait: true
+    wait_timeout: 300
+    wait_for:
+      nodes: 95%
+      images: [java11]
+      excuse: [spot-*, no_space]
+    on_timeout: warn
 """
 
 RETURN = r"""
@@ -189,6 +235,11 @@ summary:
     failed: 0
     not_applicable: 0
     released: 0
+wait_slice:
+  description: Where the next call goes on, and the C(progress) so far; null when the wait is over.
+  returned: with O(wait_slice)
+  type: dict
+  sample: {"seconds": 10, "waited": 10.2, "unknown": {}, "progress": "14 of 40 cached on 2 nodes; 26 waiting"}
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -199,6 +250,8 @@ notes:
 
 import functools
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -236,8 +289,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, from_options
-from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import NotCached, wait_until_cached
+from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
+    WHOLE,
+    NotCached,
+    Slice,
+    wait_until_cached,
+)
 
 ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -246,7 +305,17 @@ ARGUMENTS: dict[str, Any] = {
     "read_nodes": {"type": "bool", "default": True},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 900},
+    "wait_for": {"type": "raw"},
+    "on_timeout": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
     "min_nodes": {"type": "int", "default": 1},
+    "wait_slice": {
+        "type": "dict",
+        "options": {
+            "seconds": {"type": "float", "required": True},
+            "waited": {"type": "float", "default": 0},
+            "unknown": {"type": "dict", "default": {}},
+        },
+    },
 }
 
 
@@ -267,7 +336,10 @@ def main() -> None:
 
 def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dict[str, Any]:
     params, several = module.params, module.params["sets"] == "all"
+    policy = read_policy(params["wait_for"], params["min_nodes"], params["wait_timeout"])
     members = _members(cluster, module, image_set)
+    settings = [member.reading.settings for member in members]
+    policy.require_images({image.name for each in settings if each for image in each.images})
     kept = keep_sets(
         cluster,
         members,
@@ -289,13 +361,34 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
         raise Failure(RuntimeError(why), result([observe() for observe in observers.values()]))
     if not params["wait"] or module.check_mode:
         return result([observe() for observe in observers.values()])
+    return _wait(module, observers, policy, result)
+
+
+def _wait(
+    module: AnsibleModule,
+    observers: Mapping[str, Callable[[], Report]],
+    policy: Policy,
+    result: Callable[[list[Report]], dict[str, Any]],
+) -> dict[str, Any]:
+    """The result after the wait or a slice of it; Failure where it ended without success."""
+    asked = module.params["wait_slice"]
     try:
-        found = wait_until_cached(observers, timeout=params["wait_timeout"], min_nodes=params["min_nodes"])
+        waited = wait_until_cached(
+            observers,
+            timeout=module.params["wait_timeout"],
+            policy=policy,
+            slice_=Slice(**asked) if asked else WHOLE,
+        )
     except NotCached as error:
         told = result(list(error.reports.values()))
+        if error.timed_out and module.params["on_timeout"] == "warn":
+            told["warnings"] = [*told["warnings"], str(error)]
+            return {**told, **({"wait_slice": None} if asked else {})}
         del told["verdict_reasons"]  # The message says them.
         raise Failure(error, told) from error
-    return result(list(found.values()))
+    told = result(list(waited.reports.values()))
+    following = {**asdict(waited.slice_), "progress": waited.progress} if waited.slice_ else None
+    return {**told, **({"wait_slice": following} if asked else {})}
 
 
 def _members(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> list[Member]:

@@ -11,6 +11,10 @@ short_description: Tell which image is on which node, and why not
 version_added: 0.1.0
 description:
   - Reads the DaemonSet of one set of images, its pods, the nodes and the kubelets' events, and changes nothing.
+  - Container statuses stand still while a node pulls the images of a set for the first time, kubelets tell only a part
+    of what they do, and the images that a node lists are late. All three are joined. Where nobody has told, the state
+    is V(waiting) with the reason V(Untold), or V(NotItsTurn) while another image is being pulled.
+  - It reads the DaemonSets of other implementations, too, also where there is only a ConfigMap or only a DaemonSet.
 extends_documentation_fragment:
   - kubecache.image_puller.attributes
   - kubecache.image_puller.attributes.info
@@ -26,12 +30,33 @@ options:
     type: str
     choices: [one, all]
     default: one
+  daemonset_name:
+    description:
+      - The DaemonSet to look at. Left out, it is the one that the ConfigMap names, and without a ConfigMap
+        V(kubernetes-image-puller) or the only one in the namespace that is known to be an Image Puller's.
+    type: str
+  details:
+    description:
+      - V(all) returns every image on every node in RV(rows), and every node in RV(nodes).
+      - V(problems) returns those that are not cached, or cached and not running, and the nodes that are affected,
+        excused or skipped. They are cut where the result would grow beyond 1 MiB; RV(left_out) tells how many are.
+      - V(summary) returns neither.
+      - Left out, it is V(all) with up to 100 nodes and V(problems) with more.
+    type: str
+    choices: [all, problems, summary]
   read_nodes:
     description:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
     type: bool
     default: true
+  matrix:
+    description:
+      - Whether to return RV(matrix) and leave RV(rows) empty. It has the same in a small part of the space, for
+        M(kubecache.image_puller.image_puller_report).
+    type: bool
+    default: false
 seealso:
+  - module: kubecache.image_puller.image_puller_report
   - module: kubecache.image_puller.image_puller_daemonset
 author:
   - Image Puller maintainers (@kubecache)
@@ -46,6 +71,16 @@ EXAMPLES = r"""
   kubecache.image_puller.image_puller_info:
     sets: all
   register: caches
+
+- name: Count the nodes of a large cluster that lack something
+  kubecache.image_puller.image_puller_info:
+    details: summary
+  register: counts
+
+- name: Look at a DaemonSet that another Image Puller made
+  kubecache.image_puller.image_puller_info:
+    daemonset_name: image-puller
+  register: other
 
 - name: Go on only with a warm cache
   ansible.builtin.assert:
@@ -108,7 +143,9 @@ sets:
       type: dict
       sample: {"verdict": "Healthy"}
 summary:
-  description: Counts of images, nodes, and of each state of an image on a node; of several sets the sums.
+  description:
+    - Counts of images, nodes, of each state of an image on a node, and of those that are V(cached) and held, too.
+    - Of several sets the sums.
   returned: always
   type: dict
   sample:
@@ -121,6 +158,7 @@ summary:
     failed: 0
     not_applicable: 0
     released: 0
+    held: 1
 images:
   description: One for each image, with the number of nodes in each state and the worst reason.
   returned: with O(sets=one)
@@ -136,6 +174,7 @@ images:
       failed: 0
       not_applicable: 0
       released: 0
+      held: 1
       class: null
       reason: null
       message: null
@@ -154,8 +193,12 @@ nodes:
       failed: 0
       not_applicable: 0
       released: 0
+      held: 1
 rows:
-  description: One for each image on each node; null where nobody told.
+  description:
+    - One for each image on each node; null where nobody told.
+    - C(held) tells whether something on the node keeps the image from the kubelet's garbage collection. C(since) is
+      when the state began, C(size) is in bytes, C(tries) counts failed pulls that were told of.
   returned: with O(sets=one)
   type: list
   elements: dict
@@ -172,6 +215,45 @@ rows:
       since: "2026-01-01T00:00:00Z"
       pull_seconds: 0.8
       size: 1185181
+      tries: 0
+<<<<<<< HEAD
+matrix:
+  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
+  returned: with O(matrix=true) and O(sets=one)
+  type: str
+  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
+=======
+>>>>>>> truth
+excused:
+  description: Why nodes do not count, each reason with the number of its nodes and the names of up to five.
+  returned: with O(sets=one)
+  type: list
+  elements: dict
+  sample: [{"why": "the node is not ready", "nodes": 1, "names": ["node-2"]}]
+skipped:
+  description: As RV(excused), of nodes with a taint, with the toleration that would be needed.
+  returned: with O(sets=one)
+  type: list
+  elements: dict
+  sample: []
+details:
+  description: What O(details) was, or would have been.
+  returned: with O(sets=one)
+  type: str
+  sample: all
+left_out:
+  description: How many nodes and rows that O(details) asks for had no room.
+  returned: with O(sets=one)
+  type: dict
+  sample: {"nodes": 0, "rows": 0}
+<<<<<<< HEAD
+=======
+matrix:
+  description: All rows in a compact form for M(kubecache.image_puller.image_puller_report).
+  returned: with O(matrix=true) and O(sets=one)
+  type: str
+  sample: eJyrVsovSUxKTVWyUiorTi0qS8xRqgUAQ7cHGQ==
+>>>>>>> truth
 settings:
   description: The settings of the ConfigMap, or null where there are none that can be used.
   returned: with O(sets=one)
@@ -190,19 +272,22 @@ daemonset:
   sample: {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 1}
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import imageset
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
     Member,
-    look,
     names_of,
     read_members,
     titled,
     total,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -210,23 +295,34 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, to_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import DEFAULTS, Reading, to_options
+
+ARGUMENTS: dict[str, Any] = {
+    "daemonset_name": {"type": "str"},
+    "read_nodes": {"type": "bool", "default": True},
+    "details": {"type": "str", "choices": ["all", "problems", "summary"]},
+    "matrix": {"type": "bool", "default": False},
+}
 
 
 def main() -> None:
-    module = make_module(
-        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, {"read_nodes": {"type": "bool", "default": True}}
-    )
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, ARGUMENTS)
     params = module.params
     image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
 
     def work(cluster: Cluster) -> dict[str, Any]:
-        members = read_members(cluster, image_set, params["sets"] == "all")
-        told = [_told(member, look(cluster, member, read_nodes=params["read_nodes"])) for member in members]
-        if not members:
-            missing = f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
-            members = [Member(image_set, Reading(None))]
-            told = [_told(members[0], Report("Absent", (missing,)))]
+        if params["daemonset_name"] and params["sets"] == "all":
+            raise RuntimeError("daemonset_name is that of one set. Leave it or sets=all out")
+        members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
+        reports = [_look(cluster, member, params) for member in members]
+<<<<<<< HEAD
+        told = [_told(member, report, params, len(members)) for member, report in zip(members, reports, strict=True)]
+=======
+        told = [
+            _told(member, in_short(report) if params["matrix"] else report.as_dict(params["details"], len(members)))
+            for member, report in zip(members, reports, strict=True)
+        ]
+>>>>>>> truth
         sets = [
             {**names_of(member), **{key: report[key] for key in ("verdict", "reasons", "summary")}}
             for member, report in zip(members, told, strict=True)
@@ -245,12 +341,42 @@ def main() -> None:
     run(module, work)
 
 
-def _told(member: Member, report: Report) -> dict[str, Any]:
+def _look(cluster: Cluster, member: Member, params: Mapping[str, Any]) -> Report:
+    """The report of a set; where its settings can't be used, of the DaemonSet that it has all the same."""
+    settings, name, read_nodes = member.reading.settings, params["daemonset_name"], params["read_nodes"]
+    if settings:
+        named = replace(settings, daemonset_name=name or settings.daemonset_name)
+        return imageset.look(cluster, named, read_nodes=read_nodes)
+    live = imageset.find_daemonset(cluster, member.image_set, name or DEFAULTS["daemonset_name"])
+    problems = tuple(_problems(member))
+    if live is None:
+        return Report("InvalidSettings" if member.reading.problems else "Absent", problems)
+    report = imageset.look_at(cluster, imageset.settings_of(live), live, read_nodes=read_nodes)
+    if member.reading.problems:
+        return replace(report, verdict="InvalidSettings", reasons=(*problems, *report.reasons))
+    return report
+
+
+def _problems(member: Member) -> list[str]:
+    """What is wrong with the settings of a set; a ConfigMap that is not there has none."""
+    if member.reading.settings or member.reading.problems:
+        return [str(problem) for problem in member.reading.problems]
+    return [f"ConfigMap {member.image_set.namespace}/{member.image_set.config_map_name} does not exist"]
+
+
+<<<<<<< HEAD
+def _told(member: Member, report: Report, params: Mapping[str, Any], share: int) -> dict[str, Any]:
     settings = member.reading.settings
     return {
-        **report.as_dict(),
+        **(in_short(report) if params["matrix"] else report.as_dict(params["details"], share)),
+=======
+def _told(member: Member, told: Mapping[str, Any]) -> dict[str, Any]:
+    settings = member.reading.settings
+    return {
+        **told,
+>>>>>>> truth
         "settings": to_options(settings) if settings else None,
-        "problems": [str(problem) for problem in member.reading.problems],
+        "problems": _problems(member),
     }
 
 

@@ -295,8 +295,10 @@ class EmbeddedCluster(Cluster):
             }
         # There is one of each; a lease that was lost while the API server was away would end it.
         manager = {"leader-elect": "false"}
-        if self._wanted and not self._simulated:  # kwokctl gives thousands of simulated nodes an hour each
+        if self._wanted and not self._simulated:  # what kwokctl changes for thousands of simulated nodes
             manager |= {"node-monitor-period": "5s", "node-monitor-grace-period": "40s"}
+            apiserver |= {"enable-priority-and-fairness": "true"}
+            apiserver |= {"max-requests-inflight": "400", "max-mutating-requests-inflight": "200"}
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 MODULES = pathlib.Path(__file__).with_name("tools")
@@ -310,16 +310,20 @@ def _unpack(package: str, target: pathlib.Path, report: Report) -> None:
 
 def _ensure_installed(report: Report) -> None:
     missing = sorted({package for program, package in INSTALLED.items() if not _which(program)})
-    if not missing:
-        return
+    if missing:
+        install(missing, "real nodes need programs that are missing here", report)
+
+
+def install(packages: Sequence[str], why: str, report: Report = print) -> None:
+    """Install Debian's packages into the system. Raises ToolError, which begins with ``why``."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise ToolError(f"real nodes need programs that are missing here: install {', '.join(missing)}")
-    report(f"installing {', '.join(missing)} (apt-get)")
-    install = ("install", "--yes", "--no-install-recommends", *missing)
-    if _apt(*install):
+        raise ToolError(f"{why}: install {', '.join(packages)}")
+    report(f"installing {', '.join(packages)} (apt-get)")
+    arguments = ("install", "--yes", "--no-install-recommends", *packages)
+    if _apt(*arguments):
         _apt("update")
-        if reason := _apt(*install):
-            raise ToolError(f"install {', '.join(missing)}: apt-get could not ({reason})")
+        if reason := _apt(*arguments):
+            raise ToolError(f"{why}: install {', '.join(packages)}; apt-get could not ({reason})")
 
 
 def _apt(*arguments: str, cwd: pathlib.Path | None = None) -> str:

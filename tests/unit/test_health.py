@@ -672,3 +672,60 @@ def test_whatever_is_missing_or_new_in_a_status_there_is_a_report(
         assert {row.state for row in report.rows} <= set(STATES)
         assert all((row.class_ in REMEDIES) is (row.state in ("failed", "not_applicable")) for row in report.rows)
         json.dumps(report.as_dict())
+
+
+# --- how much is told ------------------------------------------------------------------------------------------------
+
+
+def _fleet(nodes: int, images: int, **more: Any) -> Report:
+    """A report in which each image fails on each node, but the first, which is cached everywhere."""
+    wanted = tuple(CachedImage(f"image-{n:02}", f"r.io/team/image-{n:02}:1") for n in range(images))
+    names = tuple(f"ip-10-0-{n // 250}-{n % 250}.eu-west-1.compute.internal" for n in range(nodes))
+    bad: dict[str, Any] = {"class_": "not_found", "reason": "ErrImagePull", "message": f"{NOT_FOUND} {'x' * 200}"}
+    rows = tuple(
+        Row(node, image.name, image.image, "cached", held=True)
+        if image is wanted[0]
+        else Row(node, image.name, image.image, "failed", **bad)
+        for node in names
+        for image in wanted
+    )
+    return Report("Degraded", (), rows, wanted, names, expected=nodes, **more)
+
+
+def test_up_to_a_hundred_nodes_everything_is_told() -> None:
+    told = _fleet(100, 2).as_dict()
+    assert (told["details"], len(told["rows"]), len(told["nodes"])) == ("all", 200, 100)
+    assert told["left_out"] == {"nodes": 0, "rows": 0}
+
+
+def test_of_more_nodes_the_problems_are_told_as_far_as_a_result_has_room() -> None:
+    report = _fleet(1500, 20, skipped={f"gpu-{n}": "taint" for n in range(700)})
+    told = report.as_dict()
+    assert len(json.dumps(told)) < 1 << 20
+    assert told["details"] == "problems"
+    assert {row["state"] for row in told["rows"]} == {"failed"}
+    assert {row["name"] for row in told["rows"]} == {image.name for image in report.images[1:]}
+    assert len(told["rows"]) + told["left_out"]["rows"] == 1500 * 19
+    assert len(told["nodes"]) + told["left_out"]["nodes"] == 1500 + 700
+    assert told["skipped"] == [{"why": "taint", "nodes": 700, "names": [f"gpu-{n}" for n in range(5)]}]
+    assert told["summary"]["failed"] == 1500 * 19
+    assert len(json.dumps([report.as_dict(share=10) for _ in range(10)])) < 1 << 20
+
+
+def test_whoever_asks_is_told_everything_or_nothing_of_the_parts() -> None:
+    report = _fleet(101, 2)
+    assert len(report.as_dict("all")["rows"]) == 202
+    told = report.as_dict("summary")
+    assert (told["rows"], told["nodes"], told["left_out"]) == ([], [], {"nodes": 0, "rows": 0})
+    assert set(told) == set(report.as_dict("all")) == set(report.as_dict())
+
+
+def test_nodes_without_a_problem_are_left_out_of_the_problems_and_excused_ones_are_not() -> None:
+    rows = tuple(Row(f"n{n}", "a", "r.io/a:1", "cached", held=True) for n in range(102))
+    report = Report(
+        "Healthy", (), rows, (CachedImage("a", "r.io/a:1"),), tuple(f"n{n}" for n in range(102)), {"n7": "cordoned"}
+    )
+    told = report.as_dict()
+    assert [node["name"] for node in told["nodes"]] == ["n7"]
+    assert told["excused"] == [{"why": "cordoned", "nodes": 1, "names": ["n7"]}]
+    assert told["rows"] == []

@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 COLLECTION = pathlib.Path(__file__).resolve().parents[2]
 ROLE = COLLECTION / "roles" / "image_puller"
 PREFIX = "image_puller_"
-ENTRY_POINTS = ("main", "health_check", "status", "uninstall")
+ENTRY_POINTS = ("main", "plan", "health_check", "status", "uninstall")
 
 
 def load(path: pathlib.Path) -> Any:
@@ -28,7 +28,7 @@ def variables_of(entry_point: str) -> set[str]:
     """The role's variables in the tasks of an entry point, those of the files that it imports included."""
     text = (ROLE / "tasks" / f"{entry_point}.yml").read_text()
     found = set(re.findall(rf"(?<![\w.]){PREFIX}\w+(?!:|\w)", text))
-    return found.union(*(variables_of(name) for name in re.findall(r"import_tasks: (\w+)\.yml", text)))
+    return found.union(*(variables_of(name) for name in re.findall(r"(?:import|include)_tasks: (\w+)\.yml", text)))
 
 
 DEFAULTS: dict[str, Any] = load(ROLE / "defaults" / "main.yml")

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, Row
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
     SECOND_TRY,
     NotCached,
+    Slice,
     wait_until_cached,
 )
 
@@ -50,7 +55,8 @@ class Clock:
 
 def wait(clock: Clock, timeout: float = 100, min_nodes: int = 1, **sets: Callable[[], Report]) -> dict[str, Report]:
     observers = {name.replace("main", "").replace("_", " "): observe for name, observe in sets.items()}
-    return wait_until_cached(observers, timeout=timeout, min_nodes=min_nodes, clock=clock, sleep=clock.sleep)
+    policy = Policy(min_nodes=min_nodes)
+    return wait_until_cached(observers, timeout=timeout, policy=policy, clock=clock, sleep=clock.sleep).reports
 
 
 def test_it_ends_when_every_set_is_healthy() -> None:
@@ -87,13 +93,13 @@ def test_an_unknown_host_that_is_known_again_begins_anew() -> None:
 
 def test_what_may_pass_is_waited_for_until_the_time_is_over() -> None:
     clock = Clock()
-    with pytest.raises(NotCached, match=r"^Not cached after 100 s: java11 failed$"):
+    with pytest.raises(NotCached, match=r"^Not cached after 100 s: java11 failed\. Remedy: raise wait_timeout"):
         wait(clock, main=one_after_another(failed("network")))
     assert clock.now == 100
 
 
 def test_at_the_end_only_the_sets_that_lack_something_are_told() -> None:
-    with pytest.raises(NotCached, match=r"^Not cached after 9 s: group gpu: 1 image is on its way$"):
+    with pytest.raises(NotCached, match=r"^Not cached after 9 s: group gpu: 1 image is on its way\. Remedy: [^:]*$"):
         wait(Clock(), 9, main=one_after_another(HEALTHY), group_gpu=one_after_another(COMING))
 
 
@@ -102,3 +108,70 @@ def test_no_node_fails_it_unless_none_is_needed() -> None:
     with pytest.raises(NotCached, match=r"^no node matches. Remedy: change node_selector"):
         wait(Clock(), main=one_after_another(nowhere))
     assert wait(Clock(), min_nodes=0, main=one_after_another(nowhere)) == {"": nowhere}
+
+
+def test_it_looks_again_soon_after_anything_has_moved_and_never_long_after() -> None:
+    clock, seen = Clock(), []
+
+    def look() -> Report:
+        seen.append(clock.now)
+        return COMING
+
+    with pytest.raises(NotCached):
+        wait(clock, 60, main=look)
+    pauses = [after - before for before, after in itertools.pairwise(seen)]
+    assert max(pauses) <= 1.01
+    assert len(seen) < 70
+
+
+def test_looking_at_a_large_cluster_takes_a_fifth_of_the_time() -> None:
+    clock, looks = Clock(), []
+
+    def look() -> Report:
+        looks.append(clock.now)
+        clock.now += 1
+        return COMING
+
+    with pytest.raises(NotCached):
+        wait(clock, 100, main=look)
+    assert 19 <= len(looks) <= 21
+
+
+def in_slices(clock: Clock, observe: Callable[[], Report], timeout: float, lines: list[str]) -> None:
+    """Wait as the action plugin does: each slice is told what the one before returned, as JSON."""
+    slice_: Slice | None = Slice(5.0)
+    while slice_:
+        waited = wait_until_cached({"": observe}, timeout=timeout, slice_=slice_, clock=clock, sleep=clock.sleep)
+        slice_ = waited.slice_ and Slice(**json.loads(json.dumps(dataclasses.asdict(waited.slice_))))
+        lines.append(waited.progress)
+
+
+def test_slices_of_a_wait_go_on_where_the_one_before_ended() -> None:
+    clock, lines = Clock(), list[str]()
+    with pytest.raises(NotCached, match="unknown_host"):
+        in_slices(clock, one_after_another(failed("unknown_host")), 100, lines)
+    assert lines == ["0 of 1 cached on 1 node; failing java11 (unknown_host)"] * 2
+    assert SECOND_TRY <= clock.now < SECOND_TRY + 2
+
+
+def test_all_slices_together_take_no_longer_than_the_whole_wait() -> None:
+    clock = Clock()
+    with pytest.raises(NotCached, match=r"^Not cached after 12 s") as ended:
+        in_slices(clock, one_after_another(COMING), 12, [])
+    assert ended.value.timed_out
+    assert clock.now == 12
+
+
+def test_the_last_slice_ends_when_everything_is_there() -> None:
+    clock, lines = Clock(), list[str]()
+    in_slices(clock, one_after_another(*[COMING] * 8, HEALTHY), 100, lines)
+    assert len(lines) == 2
+    assert lines[-1] == ""
+
+
+def test_a_host_that_the_kubelet_has_not_found_twice_ends_it_at_the_first_look() -> None:
+    row = Row("node-1", "java11", "r.io/java11:1", "failed", class_="unknown_host", message="no", tries=2)
+    clock = Clock()
+    with pytest.raises(NotCached, match="unknown_host"):
+        wait(clock, main=one_after_another(Report("Degraded", ("failed",), rows=(row,), nodes=("node-1",))))
+    assert clock.now == 0

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
-from controller.slim import Shared, ToldEvents, node_slimmer, pod_slimmer
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
+from controller.slim import ToldEvents
 from tests.unit.objects import JAVA, NOW, THEIA, desired, event, node, pod, running, served, waiting
 
 IMAGES = (JAVA, THEIA)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the slices of a wait come to in one result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.action.image_puller_daemonset import joined
+
+
+def _answer(action: str = "none", cached: int = 0, **more: Any) -> dict[str, Any]:
+    """What the module returns, in short."""
+    reasons = [f"it was {action}"] if action != "none" else []
+    set_ = {"config_map_name": "main", "action": action, "reasons": reasons, "summary": {"cached": cached}}
+    told = {"changed": action != "none", "action": action, "reasons": reasons, "summary": {"cached": cached}}
+    return {**told, "sets": [set_], "diff": [action] if reasons else [], "warnings": [], **more}
+
+
+def test_the_first_slice_is_the_result_of_a_wait_that_needs_no_other() -> None:
+    assert joined({}, _answer("created", 1)) == _answer("created", 1)
+
+
+def test_what_any_slice_did_is_kept_and_how_things_are_is_what_the_last_one_saw() -> None:
+    told = joined(_answer("created", invocation={"wait": True}), _answer(cached=4, invocation={"wait_slice": {}}))
+    assert (told["changed"], told["action"], told["reasons"]) == (True, "created", ["it was created"])
+    assert (told["diff"], told["summary"], told["invocation"]) == (["created"], {"cached": 4}, {"wait": True})
+    (set_,) = told["sets"]
+    assert (set_["action"], set_["reasons"], set_["summary"]) == ("created", ["it was created"], {"cached": 4})
+
+
+def test_the_stronger_action_has_the_word_and_nothing_is_told_twice() -> None:
+    told = joined(_answer("patched", warnings=["w"]), _answer("recreated", warnings=["w", "x"]))
+    assert (told["action"], told["reasons"]) == ("recreated", ["it was patched", "it was recreated"])
+    assert told["warnings"] == ["w", "x"]
+
+
+def test_a_slice_that_fails_keeps_its_message_and_what_was_done_before() -> None:
+    failure = {"failed": True, "msg": "could not list Pods"}
+    told = joined(_answer("created"), failure)
+    assert (told["failed"], told["msg"], told["changed"], told["action"]) == (True, failure["msg"], True, "created")
