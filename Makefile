@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-health bench-info bench-truth screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ molecule: setup image ## The scenarios of extensions/molecule, on a real cluster
 
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(IMAGE_ARGS)
+
+bench-preflight: setup ## How long it takes to look before an installation
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.preflight $(ARGS)
 
 bench-install: setup image ## How long an installation takes, compared with other ways
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.install $(ARGS)

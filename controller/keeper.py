@@ -8,7 +8,7 @@ again on what the API says now. So a cache that lags never leads to an action.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     read_owners,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    DEPLOYMENT,
     IMAGE_SET,
     describe,
     is_ours,
-    metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, Observed, decide
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import Step
@@ -44,23 +42,10 @@ from controller.world import World
 log = logging.getLogger("image-puller")
 
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
+_MOMENT = 0.2
 _POLL = 60.0  # Seconds between passes where there is no cache to wake them.
 _QUIET = ("none", "wait", "refuse")  # Actions that change nothing.
 _KEYS = frozenset(field.key for field in FIELDS)
-
-
-def sets_of(config_maps: Iterable[Mapping[str, Any]], named: str, deployment_name: str) -> list[str]:
-    """The names of the ConfigMaps that are sets of this controller.
-
-    :param named: the one that the controller's environment names; it needs no label.
-    :param deployment_name: the controller's own; sets of another installation in the namespace bear another one.
-    """
-    found = []
-    for config_map in config_maps:
-        name, labels = metadata(config_map)["name"], metadata(config_map).get("labels") or {}
-        if name == named or (IMAGE_SET in labels and labels.get(DEPLOYMENT, deployment_name) == deployment_name):
-            found.append(name)
-    return sorted(found, key=lambda name: (name != named, name))
 
 
 @dataclass(frozen=True)
@@ -195,11 +180,14 @@ class Keeper:
     def _keep(self, settings: Settings) -> float:
         cached = self._world.cached
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        desired, decision, _config_map = self._decide(cached, settings, live)
+        desired, decision, config_map = self._decide(cached, settings, live)
         if decision.action not in _QUIET:
-            cached.renew()
             live = self._world.cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-            desired, decision, config_map = self._decide(self._world.cluster, settings, live)
+            if live is not None:  # One that is missing is made at once, with the owners as they are kept.
+                cached.renew()
+                desired, decision, config_map = self._decide(self._world.cluster, settings, live)
+            elif decision.action != "create":
+                return _MOMENT  # The cache will hear of it.
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
                 return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Mapping
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import Clock
 from controller.judge import Judge
-from controller.keeper import Keeper, remove, sets_of
+from controller.keeper import Keeper, remove
 from controller.metrics import Metrics
 from controller.world import World
 
@@ -132,7 +133,7 @@ class Controller:
 
     def _find_sets(self) -> None:
         config_maps = self._world.config_maps
-        names = sets_of(config_maps.all(), self._named, self._deployment_name)
+        names = list(sets_of(config_maps.all(), self._named, self._deployment_name))
         if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
             names = [self._named]
         for name in names:

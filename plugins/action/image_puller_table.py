@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, tables
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, plan_table, tables
 
 # Asked while the plugin is loaded: the worker process in which it runs is cut off from the terminal.
 WIDTH = max(60, min(shutil.get_terminal_size((80, 24)).columns, 120))
@@ -24,35 +24,43 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Print ``report`` or each of ``sets``, and the sentences of ``notes``; the result holds the same ``lines``."""
+        """Print ``report``, each of ``sets`` or a ``plan``, and the ``notes``; the result holds the same ``lines``."""
         super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
             {
                 "report": {"type": "dict"},
                 "sets": {"type": "list", "elements": "dict"},
+                "plan": {"type": "dict"},
                 "notes": {"type": "list", "elements": "str", "default": []},
             },
-            required_one_of=(("report", "sets", "notes"),),
-            mutually_exclusive=(("report", "sets"),),
+            required_one_of=(("report", "sets", "plan", "notes"),),
+            mutually_exclusive=(("report", "sets", "plan"),),
         )
-        notes, sets = list(options["notes"]), options["sets"] or []
+        notes, sets, plan = list(options["notes"]), options["sets"] or [], options["plan"]
         if options["report"] is not None:
             sets = [{"report": options["report"]}]
         for set_ in sets:
             if not {"verdict", "images", "nodes"} <= (set_.get("report") or {}).keys():
                 raise AnsibleActionFail("report or sets: this is no result of kubecache.image_puller.image_puller_info")
+        if plan is not None and not {"verdict", "findings", "cost"} <= plan.keys():
+            raise AnsibleActionFail("plan: this is no plan of kubecache.image_puller.image_puller_install")
         if self._task.check_mode:
             notes.append("Check mode: nothing was changed" + ("; this is the state as it is" if sets else ""))
-        lines = tables(sets, WIDTH, notes) if sets else [line for note in notes for line in bullet(note, WIDTH)]
+        if plan:
+            lines, verdicts = plan_table(plan, WIDTH, notes), {plan["verdict"]}
+        elif sets:
+            lines, verdicts = tables(sets, WIDTH, notes), {set_["report"]["verdict"] for set_ in sets}
+        else:
+            lines, verdicts = [line for note in notes for line in bullet(note, WIDTH)], set[str]()
         display = Display()
         display.display("")
-        if sets:
-            display.display(lines[0], color=_color({set_["report"]["verdict"] for set_ in sets}))
-        display.display("\n".join(lines[1:] if sets else lines))
+        if verdicts:
+            display.display(lines[0], color=_color(verdicts))
+        display.display("\n".join(lines[1:] if verdicts else lines))
         return {"changed": False, "lines": lines}
 
 
 def _color(verdicts: set[str]) -> str:
-    if verdicts & {"Degraded", "InvalidSettings"}:
+    if verdicts & {"Degraded", "InvalidSettings", "Blocked"}:
         return "red"
-    return "green" if verdicts == {"Healthy"} else "yellow"
+    return "green" if verdicts <= {"Healthy", "Fits"} else "yellow"

@@ -31,6 +31,31 @@ options:
     default: kubernetes-image-puller
 """
 
+    REGISTRY = r"""
+options:
+  registry_auth_file:
+    description:
+      - A file with logins for registries in the form of Docker or Podman (C(config.json), C(auth.json)), on the host
+        where the module runs. It is used beside the pull secrets, to ask registries and for nothing else.
+    type: path
+  registry_mirrors:
+    description:
+      - Where images may be asked for before their registry is, a mapping from a registry (or the beginning of a path
+        there) to what stands in its place, or a list of that.
+    type: dict
+  registry_insecure:
+    description:
+      - Registries, with their port, whose certificate need not be trusted. Written with C(http://) in front they are
+        asked without TLS.
+    type: list
+    elements: str
+  registry_ca_file:
+    description:
+      - A file in the form PEM with certificates of authorities to trust besides those of the system, on the host where
+        the module runs.
+    type: path
+"""
+
     DOCUMENTATION = r"""
 options:
   images:

@@ -55,8 +55,12 @@ RESOURCES = {
     "ConfigMap": Resource("", "v1", "configmaps"),
     "Pod": Resource("", "v1", "pods"),
     "Event": Resource("", "v1", "events"),
+    "Secret": Resource("", "v1", "secrets"),
+    "ResourceQuota": Resource("", "v1", "resourcequotas"),
+    "LimitRange": Resource("", "v1", "limitranges"),
     "Deployment": Resource("apps", "v1", "deployments"),
     "DaemonSet": Resource("apps", "v1", "daemonsets"),
+    "PodSecurityPolicyReview": Resource("security.openshift.io", "v1", "podsecuritypolicyreviews"),
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
 }
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -244,9 +248,10 @@ class Cluster:
             raise
         return True
 
-    def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+    def create(self, obj: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Create one object; an ApiError with status 409 where it is there already."""
-        return self._request("POST", obj["kind"], metadata(obj).get("namespace"), body=obj)
+        query = {"dry_run": "All" if dry_run else None}
+        return self._request("POST", obj["kind"], metadata(obj).get("namespace"), query=query, body=obj)
 
     def merge(
         self,
@@ -279,9 +284,11 @@ class Cluster:
             "PATCH", obj["kind"], data.get("namespace"), data["name"], query=query, body=obj, content_type=content_type
         )
 
-    def raw(self, path: str, accept: str = "application/json") -> dict[str, Any]:
-        """Any other document of the API, for example discovery."""
-        response = self._send("GET", path, f"read {path}", query={"header_params": {"Accept": accept}})
+    def raw(self, path: str, accept: str = "application/json", *, seconds: float | None = None) -> dict[str, Any]:
+        """Any other document of the API, for example discovery; ``seconds`` to wait, where that is less than usual."""
+        query: dict[str, Any] = {"header_params": {"Accept": accept}}
+        query["_request_timeout"] = (TIMEOUT[0], seconds) if seconds else None
+        response = self._send("GET", path, f"read {path}", query=query)
         found: dict[str, Any] = json.loads(response.data)
         return found
 

@@ -12,7 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    DEPLOYMENT,
+    GROUP,
+    IMAGE_SET,
+    metadata,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     DEFAULT_IMAGES,
     DEFAULTS,
@@ -98,16 +103,18 @@ def group_of(config_map: Mapping[str, Any]) -> str:
 def sets_of(
     config_maps: Iterable[dict[str, Any]], config_map_name: str, deployment_name: str
 ) -> dict[str, dict[str, Any]]:
-    """The ConfigMaps of one installation by name, the main one first: its own, and those that name no other Deployment.
+    """The ConfigMaps that are sets of one installation, by name, the main one first.
 
-    :param config_maps: those of the namespace that are sets.
+    :param config_map_name: the main one, which the controller's environment names; it needs no label.
+    :param deployment_name: the installation's; sets of another one in the namespace bear another.
     """
-    found = {
-        metadata(config_map)["name"]: config_map
-        for config_map in config_maps
-        if metadata(config_map)["name"] == config_map_name
-        or (metadata(config_map).get("labels") or {}).get(DEPLOYMENT) in (None, deployment_name)
-    }
+    found = {}
+    for config_map in config_maps:
+        name, labels = metadata(config_map)["name"], metadata(config_map).get("labels") or {}
+        if name == config_map_name or (
+            IMAGE_SET in labels and labels.get(DEPLOYMENT, deployment_name) == deployment_name
+        ):
+            found[name] = config_map
     return dict(sorted(found.items(), key=lambda item: (item[0] != config_map_name, item[0])))
 
 

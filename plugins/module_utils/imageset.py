@@ -403,7 +403,9 @@ def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]
 def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
     slim = node_slimmer(share, sizes=True)
     try:
-        return [kept for nodes, _ in cluster.pages("Node", limit=_PAGE) for node in nodes if (kept := slim(node))]
+        return [
+            kept for nodes, _version in cluster.pages("Node", limit=_PAGE) for node in nodes if (kept := slim(node))
+        ]
     except ApiError as error:
         if error.forbidden:
             return None

@@ -22,7 +22,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    DEPLOYMENT,
     GROUP,
     MANAGED_BY,
     MANAGER,
@@ -63,6 +62,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    plan: dict[str, Any] | None = None
 
 
 def install(
@@ -113,7 +113,6 @@ def install(
 def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
     """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
     made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
-    made["metadata"]["labels"] |= {DEPLOYMENT: installation.deployment_name}
     made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
     return made
 
@@ -124,6 +123,12 @@ def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
     class_name = settings.priority_class_name or priority_class_name
     settings = replace(settings, cache_service_account_name=account, priority_class_name=class_name)
     return replace(wanted, settings=settings)
+
+
+def sets_to_be(plan: Plan, choices: Choices) -> list[Settings]:
+    """The settings of all sets as :func:`install` will write them if it may do all that it tries."""
+    class_name = "" if choices.create_priority_class is False else objects.PRIORITY_CLASS_NAME
+    return [_with_names(wanted, class_name).settings for wanted in plan.sets]
 
 
 def uninstall(

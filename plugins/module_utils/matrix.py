@@ -89,16 +89,16 @@ def from_rows(
     :param skipped: other nodes, with the reason.
     """
     told = [_parts(row) for row in rows]
-    names = list(dict.fromkeys([*images, *(image for _, image, *_ in told)]))
-    places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, *_ in told)]))}
+    names = list(dict.fromkeys([*images, *(image for _node, image, *_rest in told)]))
+    places = {node: n for n, node in enumerate(dict.fromkeys([*nodes, *(node for node, *_rest in told)]))}
     columns = {image: i for i, image in enumerate(names)}
     stories: dict[tuple[Any, ...], int] = {}
-    cells = [[-1] * len(places) for _ in names]
-    begins = {text: seconds_of(text) for text in {begun for _, _, _, begun, *_ in told if begun}}
+    cells = [[-1] * len(places) for _image in names]
+    begins = {text: seconds_of(text) for text in {part[3] for part in told if part[3]}}
     begin = min((second for second in begins.values() if second is not None), default=0)
-    since: list[list[int | None]] = [[None] * len(places) for _ in names]
-    seconds: list[list[float | None]] = [[None] * len(places) for _ in names]
-    tries = [[0] * len(places) for _ in names]
+    since: list[list[int | None]] = [[None] * len(places) for _image in names]
+    seconds: list[list[float | None]] = [[None] * len(places) for _image in names]
+    tries = [[0] * len(places) for _image in names]
     for node, image, story, begun, took, tried in told:
         n, i = places[node], columns[image]
         cells[i][n] = _story_index(stories, story)

@@ -61,6 +61,14 @@ def format_quantity(value: Decimal, *, binary: bool = False) -> str:
     return _show(value, _DECIMAL)
 
 
+def show_bytes(count: int) -> str:
+    """A number of bytes for people: ``1.2 GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{-(-count // 1000)} kB"
+
+
 def _milli(value: Decimal) -> Decimal:
     return (value * 1000).to_integral_value(rounding=ROUND_UP)
 

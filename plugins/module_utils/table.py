@@ -10,10 +10,20 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import show_bytes
 from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import OURS
 
 _COUNTS = ("nodes", "cached", "pulling", "waiting", "failed")
 _REASON = 12  # Columns that the reason has at least: the longest class.
+_COSTS = {
+    "cpu_requests": "CPU requests",
+    "cpu_limits": "CPU limits",
+    "memory_requests": "memory requests",
+    "memory_limits": "memory limits",
+    "pods": "pods",
+    "disk": "disk (estimate)",
+}
+_FREE = {"cpu_requests": "cpu", "memory_requests": "memory", "pods": "pods", "disk": "disk"}
 _NAMED = 3  # Names that a sentence lists before it counts the rest.
 
 
@@ -28,6 +38,79 @@ def table(report: Mapping[str, Any], width: int, notes: Iterable[str] = ()) -> l
         sections.append(_grid(report["images"], width))
     sections.append([line for sentence in (*_sentences(report), *notes) for line in bullet(sentence, width)])
     return [line for section in sections if section for line in ("", *section)][1:]
+
+
+def plan_table(plan: Mapping[str, Any], width: int, notes: Iterable[str] = ()) -> list[str]:
+    """A plan (see preflight.py) as lines of ASCII, none longer than ``width`` (at least 60).
+
+    The first line is the verdict; then what is cached, what it costs, and, errors first, what stands against it.
+    """
+    sections = [_plan_headline(plan, width), _plan_images(plan["images"], width), _plan_costs(plan, width)]
+    if plan["quotas"]:
+        columns = ("name", "resource", "needed", "used", "hard")
+        rows = [[_plain(str(quota[column])) for column in columns] for quota in plan["quotas"]]
+        sections.append(_columns([["QUOTA", "RESOURCE", "NEEDED", "USED", "HARD"], *rows], "<<>>>", width))
+    findings = [f"{finding['level']}: {finding['message']}" for finding in plan["findings"]]
+    sections.append([line for sentence in (*findings, *notes) for line in bullet(sentence, width)])
+    return [line for section in sections if section for line in ("", *section)][1:]
+
+
+def _plan_headline(plan: Mapping[str, Any], width: int) -> list[str]:
+    levels = [finding["level"] for finding in plan["findings"]]
+    errors, warnings = levels.count("error"), levels.count("warning")
+    counted = [_number(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
+    said = {
+        "Fits": "nothing that is known stands against it",
+        "Doubtful": f"{' and '.join(counted)} below",
+        "Blocked": f"it would not work as it stands; {' and '.join(counted)} below",
+    }[plan["verdict"]]
+    return _wrap(f"{plan['verdict']}: {said}", width)
+
+
+def _plan_images(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    lines = [["IMAGE", "REGISTRY", "SIZE", "PLATFORMS"]]
+    for row in rows:
+        platforms = " ".join(name.removeprefix("linux/") for name in row["platforms"])
+        name = row["name"] if row["use"] in ("cache", row["name"]) else f"{row['name']} ({row['use']})"
+        size = "-" if row["size"] is None else show_bytes(row["size"])
+        lines.append([_plain(name), row["state"], size, _plain(platforms)])
+    return _columns(lines, "<<><", width)
+
+
+def _plan_costs(plan: Mapping[str, Any], width: int) -> list[str]:
+    cost, nodes = plan["cost"], plan["nodes"]["matching"]
+    lines = [["COST", "ONE NODE", "ALL NODES" if nodes is None else _number(nodes, "NODE").upper(), "LEAST FREE"]]
+    for key, name in _COSTS.items():
+        least = cost["least_free"].get(_FREE.get(key, ""))
+        free = f"{_amount(key, least['free'])} on {least['node']}" if least else ""
+        lines.append([name, _amount(key, cost["node"][key]), _amount(key, cost["total"][key]), _plain(free)])
+    formulas = [one["documented"] for one in plan["sets"] if one["documented"]]
+    told = [line for formula in formulas for line in _wrap(f"Memory as documented: {formula}", width)]
+    for key, name in (("pod_security", "Pod Security"), ("scc", "SCC that admits the pods")):
+        if plan[key]:
+            told += _wrap(f"{name}: {_plain(plan[key])}", width)
+    return [*_columns(lines, "<>><", width), *told]
+
+
+def _amount(key: str, value: str | int | None) -> str:
+    if value is None:
+        return "?"
+    return show_bytes(int(value)) if key == "disk" else str(value)
+
+
+def _columns(rows: Sequence[Sequence[str]], sides: str, width: int) -> list[str]:
+    """Rows in columns (``<`` to the left, ``>`` to the right); the first one gives way, then what does not fit goes."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    lines = []
+    for row in rows:
+        cells = [f"{cell:{side}{size}}" for cell, side, size in zip(row, sides, widths, strict=True)]
+        if len(row[0]) > widths[0]:
+            lines += _wrap(row[0], width)
+            cells[0] = " " * widths[0]
+        line = "  ".join(cells).rstrip()
+        lines.append(line if len(line) <= width else f"{line[: width - 3]}...")
+    return lines
 
 
 def tables(sets: Sequence[Mapping[str, Any]], width: int, notes: Iterable[str] = ()) -> list[str]:

@@ -18,6 +18,7 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
+  - kubecache.image_puller.settings.registry
 options:
   state:
     description:
@@ -34,6 +35,12 @@ options:
     type: str
     choices: [one, all]
     default: one
+  preflight:
+    description:
+      - Whether to look first what the set costs and what stands against it, and to return that as C(plan).
+      - What may not work becomes a warning. In check mode nothing but this is done.
+    type: bool
+    default: false
 seealso:
   - module: kubecache.image_puller.image_puller_install
 author:
@@ -73,6 +80,59 @@ cost:
     cpu_limits: 400m
     memory_requests: 20Mi
     memory_limits: 40Mi
+plan:
+  description:
+    - What the set costs, what its registries say, and what stands against it. Nothing of it is changed by looking.
+    - The shape is the same whatever is known; what nobody could tell is null.
+  returned: when O(preflight=true)
+  type: dict
+  contains:
+    verdict:
+      description:
+        - V(Blocked) if something is sure not to work, V(Doubtful) if something may not, else V(Fits).
+      type: str
+      sample: Fits
+    findings:
+      description: Sentences with C(level) (V(error), V(warning), V(note)), C(about) and C(message), errors first.
+      type: list
+      elements: dict
+    sets:
+      description: For each DaemonSet the nodes that hold it, its cost on one of them, and the documented formula.
+      type: list
+      elements: dict
+    images:
+      description:
+        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller)), C(state) (V(found),
+          V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size) (compressed bytes
+          of the largest platform that nodes need), C(login) (where the login was written), C(private) and C(moving).
+      type: list
+      elements: dict
+    nodes:
+      description:
+        - How many nodes match, are skipped for a taint and lack something, their platforms, and in C(rows) what each
+          needs, has free and lacks; at most 50 rows, C(omitted) counts the others.
+      type: dict
+    cost:
+      description:
+        - CPU, memory, pods and disk (bytes, an estimate) of one node (C(node)) and of all (C(total)), and what the
+          node with least of it has free (C(least_free)).
+      type: dict
+    quotas:
+      description: What each ResourceQuota allows (C(hard)), what others use, what is C(needed) and C(missing).
+      type: list
+      elements: dict
+    pull_secrets:
+      description: For each pull secret whether it is there, and for which registries it is.
+      type: list
+      elements: dict
+    pod_security:
+      description: The Pod Security level that the namespace enforces; the pods pass every level.
+      type: str
+      sample: restricted
+    scc:
+      description: On OpenShift, the SecurityContextConstraints that would admit the pods.
+      type: str
+      sample: restricted-v2
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -110,14 +170,22 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     require,
     to_options,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
+    REGISTRY_ARGUMENTS,
+    preflight,
+    warnings_of,
+)
 
 ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "preflight": {"type": "bool", "default": False},
 }
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
+    module = make_module(
+        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, ARGUMENTS
+    )
     params = module.params
     image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
     name, namespace = image_set.config_map_name, image_set.namespace
@@ -128,6 +196,7 @@ def main() -> None:
         live = cluster.get("ConfigMap", name, namespace)
         reading = merge_options(keep_names(given_settings(module), live), live, f"{namespace}/{name}")
         settings = require(reading)
+        plan = preflight(cluster, [settings], params) if params["preflight"] else None
         installation = objects.Installation(deployment_name=image_set.deployment_name)
         wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings))
         change = cluster.keep(wanted, live, dry_run=module.check_mode)
@@ -136,8 +205,9 @@ def main() -> None:
             "settings": to_options(settings),
             "cost": cost_per_node(settings),
             "notes": list(reading.notes),
-            "warnings": list(change.notes),
+            "warnings": [*change.notes, *(warnings_of(plan) if plan else ())],
             "diff": diff_of([change]),
+            **({"plan": plan} if plan else {}),
         }
 
     def absent(cluster: Cluster) -> dict[str, Any]:

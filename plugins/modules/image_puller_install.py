@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
+  - kubecache.image_puller.settings.registry
 options:
   state:
     description:
@@ -105,6 +106,14 @@ options:
       - Memory limit of the controller's container.
     type: str
     default: 256Mi
+  preflight:
+    description:
+      - Whether to look before anything is changed what the installation costs and what stands against it.
+      - V(report) returns it as C(plan), V(warn) also warns of what may not work, V(enforce) fails, before anything is
+        written, if something is sure not to work.
+    type: str
+    choices: ["off", "report", "warn", "enforce"]
+    default: "off"
   wait:
     description:
       - Whether to wait until the controller is available. An image that can't be pulled ends the wait at once.
@@ -244,6 +253,59 @@ notes:
   type: list
   elements: str
   sample: []
+plan:
+  description:
+    - What the set costs, what its registries say, and what stands against it. Nothing of it is changed by looking.
+    - The shape is the same whatever is known; what nobody could tell is null.
+  returned: when O(state=present), null with O(preflight=off)
+  type: dict
+  contains:
+    verdict:
+      description:
+        - V(Blocked) if something is sure not to work, V(Doubtful) if something may not, else V(Fits).
+      type: str
+      sample: Fits
+    findings:
+      description: Sentences with C(level) (V(error), V(warning), V(note)), C(about) and C(message), errors first.
+      type: list
+      elements: dict
+    sets:
+      description: For each DaemonSet the nodes that hold it, its cost on one of them, and the documented formula.
+      type: list
+      elements: dict
+    images:
+      description:
+        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller)), C(state) (V(found),
+          V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size) (compressed bytes
+          of the largest platform that nodes need), C(login) (where the login was written), C(private) and C(moving).
+      type: list
+      elements: dict
+    nodes:
+      description:
+        - How many nodes match, are skipped for a taint and lack something, their platforms, and in C(rows) what each
+          needs, has free and lacks; at most 50 rows, C(omitted) counts the others.
+      type: dict
+    cost:
+      description:
+        - CPU, memory, pods and disk (bytes, an estimate) of one node (C(node)) and of all (C(total)), and what the
+          node with least of it has free (C(least_free)).
+      type: dict
+    quotas:
+      description: What each ResourceQuota allows (C(hard)), what others use, what is C(needed) and C(missing).
+      type: list
+      elements: dict
+    pull_secrets:
+      description: For each pull secret whether it is there, and for which registries it is.
+      type: list
+      elements: dict
+    pod_security:
+      description: The Pod Security level that the namespace enforces; the pods pass every level.
+      type: str
+      sample: restricted
+    scc:
+      description: On OpenShift, the SecurityContextConstraints that would admit the pods.
+      type: str
+      sample: restricted-v2
 left:
   description: With O(state=absent), what stays in the cluster and why.
   returned: always
@@ -252,7 +314,7 @@ left:
   sample: ["Namespace team-cache stays: it was not made by the Image Puller"]
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -270,11 +332,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
     SERVICE_ACCOUNT_NAME,
     Installation,
     Resources,
+    controller,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
     install,
+    sets_to_be,
     uninstall,
     wait_for_controller,
 )
@@ -303,6 +367,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     require,
     to_options,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
+    REGISTRY_ARGUMENTS,
+    preflight,
+    refusal,
+    warnings_of,
+)
 
 _DEFAULT_RESOURCES = Resources()
 ARGUMENTS: dict[str, Any] = {
@@ -320,13 +390,14 @@ ARGUMENTS: dict[str, Any] = {
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
     "deployment_cpu_limit": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_limit},
     "deployment_memory_limit": {"type": "str", "default": _DEFAULT_RESOURCES.memory_limit},
+    "preflight": {"type": "str", "choices": ["off", "report", "warn", "enforce"], "default": "off"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 120},
 }
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, ARGUMENTS)
+    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, ARGUMENTS)
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
@@ -359,6 +430,7 @@ def _present(
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+        _look_ahead(cluster, installation, plan, choices, params, outcome)
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
             members = members_of(image_set, live, outcome.sets, plan.leaving)
@@ -372,6 +444,27 @@ def _present(
     except (InvalidSettings, ApiError, RuntimeError) as error:
         raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
     return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
+
+
+def _look_ahead(
+    cluster: Cluster,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    params: Mapping[str, Any],
+    outcome: Outcome,
+) -> None:
+    """What the installation costs and what stands against it; RuntimeError if that is to be heeded."""
+    mode = params["preflight"]
+    if mode == "off":
+        return
+    sets = sets_to_be(plan, choices)
+    deployment = controller(installation, plan.required())[-1] if choices.controller else None
+    outcome.plan = preflight(cluster, sets, params, deployment=deployment)
+    if mode == "warn":
+        outcome.warnings += warnings_of(outcome.plan)
+    if mode == "enforce" and outcome.plan["verdict"] == "Blocked":
+        raise RuntimeError(refusal(outcome.plan))
 
 
 def _keep_daemonsets(
@@ -414,7 +507,13 @@ def _result_of_present(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     ]
     left = [{"config_map_name": name, "group": None, "settings": None, "cost": None} for name in plan.leaving]
     main = next((told for told in sets if not told["group"]), {"settings": None, "cost": None})
-    return {**_result(outcome), "settings": main["settings"], "cost": main["cost"], "sets": [*sets, *left]}
+    return {
+        **_result(outcome),
+        "settings": main["settings"],
+        "cost": main["cost"],
+        "sets": [*sets, *left],
+        "plan": outcome.plan,
+    }
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:

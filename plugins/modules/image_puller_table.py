@@ -19,7 +19,7 @@ options:
     description:
       - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
         M(kubecache.image_puller.image_puller_daemonset) returned.
-      - At least one of O(report), O(sets) and O(notes) is needed.
+      - At least one of O(report), O(sets), O(plan) and O(notes) is needed.
     type: dict
   sets:
     description:
@@ -28,6 +28,12 @@ options:
       - Mutually exclusive with O(report).
     type: list
     elements: dict
+  plan:
+    description:
+      - The C(plan) that M(kubecache.image_puller.image_puller_install) or M(kubecache.image_puller.image_puller_config)
+        returned. Printed are what is cached, what it costs, and what stands against it.
+      - Mutually exclusive with O(report) and O(sets).
+    type: dict
   notes:
     description: Sentences that are printed below the table.
     type: list

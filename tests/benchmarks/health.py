@@ -200,8 +200,9 @@ class Benchmark:
         self.pod_address = pod["status"]["podIP"]
 
     def controller_pods(self) -> list[dict[str, Any]]:
-        """The controller's, as they are now."""
-        return self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=controller")[0]
+        """The controller's on the real node, as they are now."""
+        fields = f"spec.nodeName={self.cluster.nodes[0]}"
+        return self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=controller", fields=fields)[0]
 
     def metrics(self) -> str:
         """What the controller tells of itself."""

@@ -269,10 +269,10 @@ class EmbeddedCluster(Cluster):
             pid = int((self._control / "pids" / f"{name}.pid").read_text())
             self._record(name, self._place.find(pid) or Process(pid, 0))  # 0: it has ended already
 
-    def _kwokctl(self, *arguments: str) -> None:
+    def _kwokctl(self, *arguments: str, timeout: float = 180) -> None:
         path = f"{self.state / 'bin'}:{os.environ.get('PATH', '')}"
         clean = ["env", "-i", f"HOME={self.state}", f"PATH={path}", f"KWOK_WORKDIR={self.state / 'kwok'}"]
-        self._place.run([*clean, self._program("kwokctl"), "--name", self.name, *arguments], timeout=180)
+        self._place.run([*clean, self._program("kwokctl"), "--name", self.name, *arguments], timeout=timeout)
 
     def _kwokctl_configuration(self) -> dict[str, object]:
         binaries = {
@@ -295,8 +295,10 @@ class EmbeddedCluster(Cluster):
             }
         # There is one of each; a lease that was lost while the API server was away would end it.
         manager = {"leader-elect": "false"}
-        if self._wanted and not self._simulated:  # kwokctl gives thousands of simulated nodes an hour each
+        if self._wanted and not self._simulated:  # what kwokctl changes for thousands of simulated nodes
             manager |= {"node-monitor-period": "5s", "node-monitor-grace-period": "40s"}
+            apiserver |= {"enable-priority-and-fairness": "true"}
+            apiserver |= {"max-requests-inflight": "400", "max-mutating-requests-inflight": "200"}
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},
@@ -529,12 +531,13 @@ class EmbeddedCluster(Cluster):
 
     def simulate(self, count: int) -> None:
         """See Cluster."""
-        self._kwokctl("scale", "node", "sim", "--replicas", str(count), "--serial-length", "1")
+        scale = ("scale", "node", "sim", "--replicas", str(count), "--serial-length", "1")
+        self._kwokctl(*scale, timeout=180 + count / 5)
 
         def done() -> bool:
             return len(self._ready_nodes("kwok.x-k8s.io/kwokctl-scale=sim")) == count
 
-        if not wait_until(done, 60 + count / 20, 0.5):
+        if not wait_until(done, 60 + count / 10, 0.5):
             raise ClusterError(f"{count} simulated nodes are not there in time; see {self._control / 'logs'}")
 
     # Registry

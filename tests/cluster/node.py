@@ -130,6 +130,7 @@ class RealNode(Node):
             if image_disk_mb:
                 settings["evictionHard"] = NO_EVICTION | {"imagefs.available": "25%"}
                 settings["evictionPressureTransitionPeriod"] = "30s"
+                settings["imageMinimumGCAge"] = "5s"  # else nothing is freed that came in the last two minutes
             configuration.write_text(json.dumps(settings))
             text = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
             (self.directory / "labels").write_text(text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -299,8 +300,17 @@ def remove_cgroup(name: str) -> None:
     for root in cgroup_hierarchies():
         for directory, _, _ in sorted(os.walk(root / name), reverse=True):
             path = pathlib.Path(directory)
-            for pid in (path / "cgroup.procs").read_text().split():
-                if process := Process.of(int(pid)):
-                    process.send(signal.SIGKILL)
-            wait_until(lambda path=path: not (path / "cgroup.procs").read_text(), 10)  # type: ignore[misc]
-            path.rmdir()
+            if not wait_until(functools.partial(_end_cgroup, path), 10):
+                raise ClusterError(f"the cgroup {path} stays busy")
+
+
+def _end_cgroup(path: pathlib.Path) -> bool:
+    """Kill what is in the cgroup and remove it; False while it is busy, until the last process has gone for good."""
+    for pid in (path / "cgroup.procs").read_text().split():
+        if process := Process.of(int(pid)):
+            process.send(signal.SIGKILL)
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True

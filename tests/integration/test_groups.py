@@ -52,7 +52,7 @@ def pods_of(kubectl: Kubectl, name: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
 
 
-@pytest.mark.parametrize("controller", [False])
+@pytest.mark.parametrize("controller", [False, True], ids=["ansible", "controller"])
 def test_the_life_of_two_groups(
     cluster: Cluster,
     namespace: str,

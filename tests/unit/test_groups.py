@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan, sets_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP, IMAGE_SET
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings, to_config_map
 
 MAIN = "k8s-image-puller"
@@ -30,9 +30,8 @@ def plan(groups: object, live: Any = None, **options: Any) -> Plan:
     return read_plan({**OPTIONS, **options}, groups, MAIN, live)
 
 
-def config_map(name: str, group: str = "", images: str = "old=r.io/old:1", deployment: str = "") -> dict[str, Any]:
+def config_map(name: str, group: str = "", images: str = "old=r.io/old:1") -> dict[str, Any]:
     labels = {GROUP: group} if group else {}
-    labels |= {DEPLOYMENT: deployment} if deployment else {}
     return {"metadata": {"name": name, "labels": labels}, "data": {"IMAGES": images}}
 
 
@@ -201,14 +200,30 @@ def test_all_problems_of_all_groups_are_told_at_once() -> None:
         made.required()
 
 
-def test_the_sets_of_an_installation_are_its_own_and_those_of_no_other() -> None:
-    found = [
-        config_map("z", deployment="mine"),
-        config_map("theirs", deployment="other"),
-        config_map("hand-made"),
-        config_map("main", deployment="other"),
-    ]
-    assert list(sets_of(found, "main", "mine")) == ["main", "hand-made", "z"]
+def set_map(name: str, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": labels} if labels else {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("config_map", "is_set"),
+    [
+        pytest.param(set_map("set"), True, id="the named one needs no label"),
+        pytest.param(set_map("other"), False, id="any other does"),
+        pytest.param(set_map("gpu", **{IMAGE_SET: "gpu"}), True, id="whoever made it"),
+        pytest.param(set_map("gpu", **{IMAGE_SET: "gpu", DEPLOYMENT: "ours"}), True, id="of this installation"),
+        pytest.param(set_map("gpu", **{IMAGE_SET: "gpu", DEPLOYMENT: "theirs"}), False, id="of another one"),
+        pytest.param(set_map("app", app="shop"), False, id="of an application"),
+    ],
+)
+def test_the_sets_of_an_installation_are_its_own_and_those_of_no_other(
+    config_map: dict[str, Any], is_set: bool
+) -> None:
+    assert bool(sets_of([config_map], "set", "ours")) == is_set
+
+
+def test_the_named_set_comes_first_and_the_others_by_name() -> None:
+    made = [set_map(name, **{IMAGE_SET: name}) for name in ("z", "set", "a")]
+    assert list(sets_of(made, "set", "ours")) == ["set", "a", "z"]
 
 
 _KEYS = st.sampled_from(["name", "images", "tolerations", "x"]) | st.text(max_size=5)

@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 COLLECTION = pathlib.Path(__file__).resolve().parents[2]
 ROLE = COLLECTION / "roles" / "image_puller"
 PREFIX = "image_puller_"
-ENTRY_POINTS = ("main", "health_check", "status", "uninstall")
+ENTRY_POINTS = ("main", "plan", "health_check", "status", "uninstall")
 
 
 def load(path: pathlib.Path) -> Any:

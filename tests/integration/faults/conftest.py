@@ -99,9 +99,8 @@ class Cache(Kubectl):
         name = self.controller()["metadata"]["name"]
         return self.cluster.kubectl("logs", "-n", self.namespace, name, check=False)
 
-    def kill_controller(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send its process a signal."""
-        pod = self.controller()
+    def signal_controller(self, number: signal.Signals, pod: dict[str, Any]) -> None:
+        """Send the process of the controller's pod a signal."""
         container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
         self.cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "kill", "--signal", number.name, container)
 

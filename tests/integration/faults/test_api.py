@@ -71,11 +71,12 @@ def test_controller_cut_off_for_two_minutes_with_half_open_connections(outage: O
 
 def test_watch_history_gone(cluster: Cluster, cache: Cache) -> None:
     before, restarts = cache.held(), cache.restarts()
-    version = cluster.kubectl("get", "configmaps", "-n", cache.namespace, "-o", "jsonpath={.metadata.resourceVersion}")
+    path = f"/api/v1/namespaces/{cache.namespace}/configmaps"
+    version = json.loads(cluster.kubectl("get", "--raw", path))["metadata"]["resourceVersion"]
     cluster.kubectl("create", "configmap", "later", "-n", cache.namespace)
     cluster.forget_history()
-    path = f"/api/v1/namespaces/{cache.namespace}/configmaps?watch=1&timeoutSeconds=5&resourceVersion={version}"
-    told = cluster.run(["kubectl", "get", "--raw", path], check=False)
+    watch = f"{path}?watch=1&timeoutSeconds=5&resourceVersion={version}"
+    told = cluster.run(["kubectl", "get", "--raw", watch], check=False)
     assert "too old resource version" in told.stdout + told.stderr, "the history is still there"
     cache.obeys()
     assert cache.held() == before
@@ -101,7 +102,7 @@ def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> N
     subject = {"kind": "ServiceAccount", "serviceAccount": {"name": "k8s-image-puller", "namespace": cache.namespace}}
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "namespaces": ["*"], "clusterScope": True}
     rule = {"subjects": [subject], "resourceRules": [everything]}
-    flow = {"priorityLevelConfiguration": {"name": "no-seat"}, "matchingPrecedence": 1, "rules": [rule]}
+    flow = {"priorityLevelConfiguration": {"name": "no-seat"}, "matchingPrecedence": 2, "rules": [rule]}
     try:
         apply(
             cluster,

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 
 from tests.cluster import Cluster
 
 from ..conftest import DAEMONSET, eventually, our_writes, stays
+from ..test_controller import runs
 from .conftest import PATIENCE, Cache, installed
 
 HOLD = "example.com/hold"
@@ -59,7 +61,7 @@ def test_killed_in_the_middle_of_a_recreate(cluster: Cluster) -> None:
             cluster.kubectl(*remove, "--cascade=foreground")
             eventually(lambda: cache.get("daemonset", DAEMONSET) is None, 60)
             eventually(lambda: "denied request" in cache.log(), 30)
-            cache.kill_controller()
+            cache.signal_controller(signal.SIGKILL, cache.controller())
             eventually(lambda: cache.restarts() == 1, 30)
             assert cache.get("daemonset", DAEMONSET) is None
         finally:
@@ -74,10 +76,25 @@ def test_killed_in_the_middle_of_a_recreate(cluster: Cluster) -> None:
 
 def test_killed_at_any_time_takes_nothing_away(cluster: Cluster, cache: Cache) -> None:
     before, restarts = cache.held(), cache.restarts()
-    cache.kill_controller()
+    cache.signal_controller(signal.SIGKILL, cache.controller())
     eventually(lambda: cache.restarts() == restarts + 1, 60)
     cache.obeys()
     assert cache.held() == before
+
+
+def test_sigterm_while_the_api_server_is_away(cluster: Cluster, cache: Cache) -> None:
+    """It ends at once, and the process after it starts without an API server."""
+    before, restarts, pod = cache.held(), cache.restarts(), cache.controller()
+    cluster.component_stop("kube-apiserver")
+    try:
+        cache.signal_controller(signal.SIGTERM, pod)
+        eventually(lambda: not runs(cluster, pod), seconds=5, pause=0.05)
+        time.sleep(10)
+    finally:
+        cluster.component_start("kube-apiserver")
+    cache.obeys()
+    assert cache.held() == before
+    eventually(lambda: cache.restarts() > restarts)
 
 
 def test_two_controllers_at_once(cluster: Cluster, cache: Cache) -> None:

@@ -11,7 +11,7 @@ from tests.cluster import Cluster
 from ..conftest import eventually, stays
 from .conftest import Cache, installed
 
-DISK_MB = 500
+DISK_MB = 300
 BIG = {f"big{number}": f"registry.example.com/faults/big{number}:1" for number in (1, 2)}
 USER = "user"
 
@@ -50,10 +50,10 @@ def holds(cluster: Cluster, node: str) -> list[bool]:
 def test_disk_pressure(cluster: Cluster) -> None:
     node = cluster.add_node({"pool": "small"}, image_disk_mb=DISK_MB)
     try:
-        with installed(cluster, BIG, size_mb=50, node_selector={"pool": "small"}) as cache:
+        with installed(cluster, BIG, size_mb=30, node_selector={"pool": "small"}) as cache:
             before = cache.held()
             assert holds(cluster, node) == [True, True]
-            fill(cluster, node, cache.namespace, 200)
+            fill(cluster, node, cache.namespace, 120)
             eventually(lambda: conditions(cluster, node)["DiskPressure"] == "True", 90, pause=1)
             eventually(lambda: states(cache, node) == {"released"}, 60, pause=1)
             eventually(lambda: holds(cluster, node) == [False, False], 60, pause=1)

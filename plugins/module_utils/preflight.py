@@ -1,0 +1,647 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an installation will cost and what would keep it from working, known before anything is changed: pure.
+
+What was read is a :class:`Survey` (see survey.py); what it means is said here. What nobody could tell is unknown, and
+never wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import (
+    QUOTA_FIELDS,
+    ZERO,
+    Breach,
+    Cost,
+    Quota,
+    cost_of,
+    cost_per_node,
+    limit_breaches,
+    quotas_for,
+    show,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
+    parse_quantity,
+    show_bytes,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, RegistryError
+from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
+    is_tainted_by_state,
+    selects,
+    toleration_for,
+    untolerated,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+
+# How much larger an image is on a node than the sum of its compressed layers. An estimate: 2.8 is what a Debian root
+# file system with Python has. A runtime keeps the compressed layers, too, so that a node needs 3.8 times their size.
+UNPACK_FACTOR = Decimal("2.8")
+# Above 85 % the kubelet begins to remove images (imageGCHighThresholdPercent), so that these 15 % are not to be had.
+RESERVED = Decimal("0.15")
+MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
+_NAMED = 3
+_LEVELS = ("error", "warning", "note")
+_ENFORCE = "pod-security.kubernetes.io/enforce"
+_NODE_SELECTOR = "openshift.io/node-selector"
+_ROOM = {"cpu": "cpu_requests", "memory": "memory_requests", "pods": "pods"}
+# Where the kubelet asks each pod for a login of its own, though the image is on the node.
+_LOGIN_FOR_EACH = (1, 35)
+
+
+@dataclass(frozen=True)
+class PullSecret:
+    """A secret that the settings name: ``state`` is found, missing or unknown."""
+
+    name: str
+    state: str
+    keyring: Keyring = field(default_factory=Keyring)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Which SCC OpenShift would admit the cache's pods with, asked as their ServiceAccount; "" and why not."""
+
+    scc: str = ""
+    refused: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was read. None (or a missing key) stands for what could not be; ``unread`` says why, in sentences.
+
+    ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
+    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``answers``: image ->
+    what its registry said; ``disk``: node -> (free, all) bytes of its image file system.
+    """
+
+    namespace: Mapping[str, Any] | None = None
+    nodes: Sequence[Mapping[str, Any]] | None = None
+    taken: Mapping[str, Cost] | None = None
+    own_pods: Sequence[Mapping[str, Any]] = ()
+    quotas: Sequence[Mapping[str, Any]] = ()
+    limit_ranges: Sequence[Mapping[str, Any]] = ()
+    pull_secrets: Sequence[PullSecret] = ()
+    answers: Mapping[str, Facts | RegistryError] = field(default_factory=dict)
+    disk: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    admission: Admission | None = None
+    unread: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Finding:
+    level: str
+    about: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One set of images: what is made of its settings."""
+
+    settings: Settings
+    spec: Mapping[str, Any]
+
+    @property
+    def cost(self) -> Cost:
+        return cost_of([self.spec])
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node that some set chooses: what the sets need there, and what it has to give (None: unknown)."""
+
+    name: str
+    platform: str
+    sets: tuple[_Set, ...]
+    need: Cost
+    free: Mapping[str, Decimal | None]
+    disk_need: int | None
+    disk_free: int | None
+
+    def short(self) -> dict[str, Decimal]:
+        """Resource -> how much of it is missing."""
+        lacking = {}
+        for resource, amount in _ROOM.items():
+            free = self.free[resource]
+            if free is not None and getattr(self.need, amount) > free:
+                lacking[resource] = getattr(self.need, amount) - free
+        if self.disk_need is not None and self.disk_free is not None and self.disk_need > self.disk_free:
+            lacking["disk"] = Decimal(self.disk_need - self.disk_free)
+        return lacking
+
+
+def plan(
+    sets: Sequence[Settings],
+    survey: Survey,
+    *,
+    others: Sequence[Mapping[str, Any]] = (),
+    images: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What the sets cost, and what stands against them; the shape is the same whatever is known.
+
+    :param others: specs of further pods that the installation makes, as the controller's.
+    :param images: further images that it needs: what it is for (helper, controller) -> the reference.
+    """
+    made = [_Set(s, d["spec"]["template"]["spec"]) for s in sets for d in build_daemonsets(s)]
+    nodes, skipped = _nodes(made, survey)
+    counts = [sum(one in node.sets for node in nodes) for one in made]
+    wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
+    quotas = quotas_for(survey.quotas, wanted, survey.own_pods) if survey.nodes is not None else []
+    rows = [*_image_rows(made, survey), *_further_rows(images or {}, survey)]
+    findings = [
+        *_about_nodes(survey, nodes, skipped),
+        *_about_room(nodes),
+        *(_about_quota(quota, made, counts) for quota in quotas if quota.missing),
+        *_about_limits(made, survey),
+        *_about_images(rows),
+        *_about_platforms(rows, nodes, survey),
+        *_about_secrets(survey, rows),
+        *_about_consumers(rows, survey),
+        *_about_admission(survey),
+        *(_Finding("note", "unread", sentence) for sentence in survey.unread),
+    ]
+    findings.sort(key=lambda finding: _LEVELS.index(finding.level))
+    levels = {finding.level for finding in findings}
+    known = survey.nodes is not None
+    return {
+        "verdict": "Blocked" if "error" in levels else "Doubtful" if "warning" in levels else "Fits",
+        "findings": [vars(finding) for finding in findings],
+        "sets": [_set_row(one, count if known else None) for one, count in zip(made, counts, strict=True)],
+        "images": rows,
+        "nodes": _node_summary(nodes, skipped, known),
+        "cost": _costs(made, nodes, known),
+        "quotas": [quota.as_dict() for quota in quotas],
+        "pull_secrets": [
+            {"name": secret.name, "state": secret.state, "registries": secret.keyring.registries}
+            for secret in survey.pull_secrets
+        ],
+        "pod_security": _labels(survey.namespace).get(_ENFORCE) or None,
+        "scc": (survey.admission.scc or None) if survey.admission else None,
+    }
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _nodes(sets: Sequence[_Set], survey: Survey) -> tuple[list[_Node], dict[str, str]]:
+    """The nodes that hold a set, and the toleration that others would need, by their names."""
+    found, skipped = [], {}
+    disks: dict[tuple[Any, ...], int | None] = {}
+    for node in survey.nodes or ():
+        name = node["metadata"]["name"]
+        chosen = tuple(one for one in sets if selects(one.spec, node))
+        taints = {id(one): _lasting(one.spec, node) for one in chosen}
+        held = tuple(one for one in chosen if not taints[id(one)])
+        if chosen and not held:
+            tolerations = [toleration_for(taint) for taint in taints[id(chosen[0])]]
+            skipped[name] = json.dumps(tolerations)
+        if held:
+            found.append(_node(node, held, survey, disks))
+    return found, skipped
+
+
+def _lasting(spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The taints that keep a pod away, without those that pass with the node's state."""
+    return [taint for taint in untolerated(spec, node) if not is_tainted_by_state(taint)]
+
+
+def _node(
+    node: Mapping[str, Any], sets: tuple[_Set, ...], survey: Survey, disks: dict[tuple[Any, ...], int | None]
+) -> _Node:
+    status = node.get("status") or {}
+    name, platform = node["metadata"]["name"], platform_of(node)
+    present = frozenset(_present(sets, status))
+    key = (platform, present, *map(id, sets))
+    if key not in disks:
+        disks[key] = _disk_need(sets, platform, present, survey)
+    allocatable = status.get("allocatable") or {}
+    taken = None if survey.taken is None else survey.taken.get(name, Cost())
+    free: dict[str, Decimal | None] = {}
+    for resource, amount in _ROOM.items():
+        known = taken is not None and resource in allocatable
+        free[resource] = parse_quantity(str(allocatable[resource])) - getattr(taken, amount) if known else None
+    return _Node(name, platform, sets, sum((s.cost for s in sets), Cost()), free, disks[key], _disk_free(node, survey))
+
+
+def platform_of(node: Mapping[str, Any]) -> str:
+    info = (node.get("status") or {}).get("nodeInfo") or {}
+    return f"{info.get('operatingSystem') or 'linux'}/{info.get('architecture') or '?'}"
+
+
+def _present(sets: Iterable[_Set], status: Mapping[str, Any]) -> Iterator[str]:
+    """Those of the images that the node lists: a proof that they are there."""
+    listed = {name for image in status.get("images") or () for name in image.get("names") or ()}
+    return (image for image in _references(sets) if str(parse_reference(image)) in listed)
+
+
+def _references(sets: Iterable[_Set]) -> list[str]:
+    """The images that a node with these sets holds."""
+    sets = list(sets)
+    cached = [image.image for one in sets for image in one.settings.images]
+    return list(dict.fromkeys([*cached, *(one.settings.helper_image for one in sets)]))
+
+
+def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
+    """Bytes that a node of this platform needs for what is not there yet, each layer counted once; None: unknown."""
+    missing: dict[str, int] = {}
+    there: set[str] = set()
+    present = set(present)
+    helpers = {one.settings.helper_image for one in sets}
+    for image in _references(sets):
+        answer = survey.answers.get(image)
+        if isinstance(answer, Facts):
+            layers = {layer.digest: layer.size for layer in answer.layers_for(platform) or ()}
+            there |= layers.keys() if image in present else set()
+            missing |= {} if image in present else layers
+        elif image not in present | helpers:  # A helper is too small to matter.
+            return None
+    return on_disk(sum(size for digest, size in missing.items() if digest not in there))
+
+
+def on_disk(compressed: int) -> int:
+    """Bytes that a node needs for so many bytes of compressed layers: these, and what they unpack to (an estimate)."""
+    return math.ceil(compressed * (1 + UNPACK_FACTOR))
+
+
+def _disk_free(node: Mapping[str, Any], survey: Survey) -> int | None:
+    """Bytes that images may take: what the kubelet measured, else what the node has for pods at most."""
+    measured = survey.disk.get(node["metadata"]["name"])
+    if measured:
+        free, whole = measured
+        return max(0, int(free - whole * RESERVED))
+    text = ((node.get("status") or {}).get("allocatable") or {}).get("ephemeral-storage")
+    return int(parse_quantity(str(text))) if text else None
+
+
+def _about_nodes(survey: Survey, nodes: Sequence[_Node], skipped: Mapping[str, str]) -> Iterator[_Finding]:
+    if survey.nodes is None:
+        return
+    if not nodes:
+        yield _Finding(
+            "warning",
+            "nodes",
+            "no node would hold the images: none matches node_selector, affinity and tolerations. "
+            "Remedy: correct them, or set min_nodes to 0 if the pool may be empty",
+        )
+    by_toleration: dict[str, list[str]] = {}
+    for name, toleration in skipped.items():
+        by_toleration.setdefault(toleration, []).append(name)
+    for toleration, names in by_toleration.items():
+        yield _Finding(
+            "note",
+            "nodes",
+            f"{_count(len(names), 'node')} skipped for a taint ({_some(names)}); the toleration would be {toleration}",
+        )
+
+
+def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    for resource in (*_ROOM, "disk"):
+        short = {node.name: lack for node in nodes if (lack := node.short().get(resource))}
+        if not short:
+            continue
+        worst = max(short, key=lambda name: short[name])
+        # That an image takes so much space is an estimate, and room for a pod may be made; nowhere to run is certain.
+        level = "error" if len(short) == len(nodes) and resource != "disk" else "warning"
+        what = {"disk": "space for images", "pods": "pod slots"}.get(resource, resource)
+        amount = show_bytes(int(short[worst])) if resource == "disk" else show(short[worst], resource)
+        remedy = {
+            "disk": "cache fewer images there, or enlarge the nodes' image file system",
+            "pods": "leave these nodes out with node_selector, or raise the kubelet's maxPods",
+        }.get(resource, f"lower caching_{resource}_request, free room there, or leave these nodes out")
+        yield _Finding(
+            level,
+            resource,
+            f"{_share(len(short), len(nodes))} too little {what} ({_some(short)}): {worst} lacks {amount}. "
+            f"Remedy: {remedy}",
+        )
+
+
+def _node_summary(nodes: Sequence[_Node], skipped: Mapping[str, str], known: bool) -> dict[str, Any]:
+    order = sorted(nodes, key=lambda node: (not node.short(), node.name))
+    return {
+        "matching": len(nodes) if known else None,
+        "skipped": len(skipped) if known else None,
+        "short": sum(bool(node.short()) for node in nodes) if known else None,
+        "platforms": dict(sorted(Counter(node.platform for node in nodes).items())),
+        "rows": [_node_row(node) for node in order[:MOST_ROWS]],
+        "omitted": max(0, len(nodes) - MOST_ROWS),
+    }
+
+
+def _node_row(node: _Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "platform": node.platform,
+        "needs": {**node.need.as_dict(), "disk": node.disk_need},
+        "free": {**_free(node), "disk": node.disk_free},
+        "lacks": {r: int(a) if r == "disk" else show(a, r) for r, a in node.short().items()},
+    }
+
+
+def _free(node: _Node) -> dict[str, str | None]:
+    return {resource: None if amount is None else show(amount, resource) for resource, amount in node.free.items()}
+
+
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def _set_row(one: _Set, count: int | None) -> dict[str, Any]:
+    return {
+        "daemonset": one.settings.daemonset_name,
+        "nodes": count,
+        "cost": cost_per_node(one.settings),
+        "documented": _documented(one.settings, count),
+    }
+
+
+def _documented(settings: Settings, nodes: int | None) -> str | None:
+    """The formula of the known documentation: memory limit x images x nodes."""
+    if nodes is None:
+        return None
+    images, limit = len(settings.images), settings.caching_memory_limit
+    total = show(parse_quantity(limit) * images * nodes, "memory")
+    return f"{limit} x {_count(images, 'image')} x {_count(nodes, 'node')} = {total}"
+
+
+def _costs(sets: Sequence[_Set], nodes: Sequence[_Node], known: bool) -> dict[str, Any]:
+    """On the node that holds most, on all nodes, and what is free on the node that has least of it."""
+    most = max((node.need for node in nodes), key=lambda cost: cost.memory_requests, default=Cost())
+    one = most if nodes else sum((one.cost for one in sets), Cost())
+    total = sum((node.need for node in nodes), Cost())
+    disks = [node.disk_need for node in nodes]
+    complete = bool(disks) and None not in disks
+    return {
+        "node": {**one.as_dict(), "disk": max((d for d in disks if d is not None), default=0) if complete else None},
+        "total": {
+            **(total.as_dict() if known else dict.fromkeys(total.as_dict())),
+            "disk": sum(d for d in disks if d is not None) if complete else None,
+        },
+        "least_free": {resource: _least(nodes, resource) for resource in (*_ROOM, "disk")},
+    }
+
+
+def _least(nodes: Sequence[_Node], resource: str) -> dict[str, Any] | None:
+    amounts = {n.name: n.disk_free if resource == "disk" else n.free[resource] for n in nodes}
+    known = {name: amount for name, amount in amounts.items() if amount is not None}
+    if not known:
+        return None
+    name = min(known, key=lambda key: known[key])
+    return {"node": name, "free": known[name] if resource == "disk" else show(Decimal(known[name]), resource)}
+
+
+# --- the namespace ---------------------------------------------------------------------------------------------------
+
+
+def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _Finding:
+    kind, _underscore, side = QUOTA_FIELDS[quota.resource].partition("_")
+    remedies = [f"raise its hard {quota.resource} to {show(quota.used + quota.needed, kind)}"]
+    containers = sum(len(one.settings.images) * count for one, count in zip(sets, counts, strict=True))
+    left = max(ZERO, quota.hard - quota.used)
+    unit = Decimal(2**20) if kind == "memory" else Decimal("0.001")
+    cached = (getattr(one.cost, QUOTA_FIELDS[quota.resource]) * count for one, count in zip(sets, counts, strict=True))
+    room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
+    if side and containers and room > 0 and (each := (room / containers // unit) * unit):
+        remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
+    remedies.append("cache fewer images" if side else "cache on fewer nodes")
+    return _Finding(
+        "error",
+        "quota",
+        f"ResourceQuota {quota.name} is too small in {quota.resource}: {show(quota.needed, kind)} needed, "
+        f"{show(left, kind)} of {show(quota.hard, kind)} left, {show(quota.missing, kind)} missing. "
+        f"Remedy: {', or '.join(remedies)}",
+    )
+
+
+def _about_limits(sets: Sequence[_Set], survey: Survey) -> Iterator[_Finding]:
+    for breach in dict.fromkeys(b for one in sets for b in limit_breaches(survey.limit_ranges, one.spec)):
+        yield _Finding("error", "limit_range", _limit_sentence(breach))
+
+
+def _limit_sentence(breach: Breach) -> str:
+    who = "each container" if breach.kind == "Container" else "the pod"
+    request, limit = (f"caching_{breach.resource}_{side}" for side in ("request", "limit"))
+    said, remedy = {
+        "min": (f"must ask for {breach.allowed} {breach.resource} or more, and asks for", f"raise {request}"),
+        "max": (f"may have {breach.allowed} {breach.resource} at most, and its limit is", f"lower {limit}"),
+        "maxLimitRequestRatio": (
+            f"may have a {breach.resource} limit of {breach.allowed} times its request at most, and has",
+            f"raise {request} or lower {limit}",
+        ),
+    }[breach.bound]
+    times = " times" if breach.bound == "maxLimitRequestRatio" else ""
+    return f"LimitRange {breach.name} refuses the pods: {who} {said} {breach.asked}{times}. Remedy: {remedy}"
+
+
+def _about_admission(survey: Survey) -> Iterator[_Finding]:
+    admission = survey.admission
+    if admission is None:
+        return
+    if admission.refused:
+        yield _Finding(
+            "error",
+            "scc",
+            f"no SecurityContextConstraints admit the cache's pods ({admission.reason}). Remedy: grant their "
+            "ServiceAccount the use of restricted-v2",
+        )
+    elif not admission.scc:
+        yield _Finding("note", "scc", f"which SecurityContextConstraints admit the pods is unknown: {admission.reason}")
+    annotations = ((survey.namespace or {}).get("metadata") or {}).get("annotations") or {}
+    if survey.namespace and _NODE_SELECTOR not in annotations:
+        yield _Finding(
+            "note",
+            "scc",
+            f"the namespace has no annotation {_NODE_SELECTOR}: a default node selector of the cluster narrows the "
+            'nodes. Remedy: annotate it with an empty value, "", if the images belong on others, too',
+        )
+
+
+def _labels(obj: Mapping[str, Any] | None) -> dict[str, str]:
+    found: dict[str, str] = ((obj or {}).get("metadata") or {}).get("labels") or {}
+    return found
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def _image_rows(sets: Sequence[_Set], survey: Survey) -> list[dict[str, Any]]:
+    rows = [_image_row(image.name, image.image, "cache", survey) for one in sets for image in one.settings.images]
+    helpers = dict.fromkeys(one.settings.helper_image for one in sets)
+    return rows + [_image_row("helper", image, "helper", survey) for image in helpers]
+
+
+def _further_rows(images: Mapping[str, str], survey: Survey) -> list[dict[str, Any]]:
+    return [_image_row(use, image, use, survey) for use, image in images.items()]
+
+
+def _image_row(name: str, image: str, use: str, survey: Survey) -> dict[str, Any]:
+    reference, answer = parse_reference(image), survey.answers.get(image)
+    row: dict[str, Any] = {
+        "name": name,
+        "image": image,
+        "use": use,
+        "state": "unknown",
+        "class": None,
+        "message": None,
+        "digest": None,
+        "platforms": [],
+        "size": None,
+        "login": None,
+        "private": None,
+        "moving": not reference.digest and reference.tag in ("", "latest"),
+    }
+    if isinstance(answer, Facts):
+        sizes = [sum({layer.digest: layer.size for layer in layers}.values()) for layers in answer.layers.values()]
+        return row | {
+            "state": "found",
+            "digest": answer.digest,
+            "platforms": list(answer.platforms),
+            "size": max(sizes, default=None),
+            "login": answer.login or None,
+            "private": answer.private,
+        }
+    if answer is None:
+        return row | {"message": "its registry was not asked"}
+    state = {"not_found": "missing", "unauthorized": "denied"}.get(answer.class_, "unknown")
+    return row | {"state": state, "class": answer.class_, "message": str(answer)}
+
+
+def _about_images(rows: Sequence[Mapping[str, Any]]) -> Iterator[_Finding]:
+    by_message: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["message"]:
+            by_message.setdefault((row["state"], row["message"]), []).append(_named(row))
+    for (state, message), names in by_message.items():
+        level, tail = {
+            "missing": ("error", "Remedy: correct the tag or the repository, or push the image"),
+            "denied": (
+                ("error", "Remedy: correct the login in it")
+                if "does not accept" in message
+                else ("warning", "Remedy: name a pull secret with image_pull_secrets, unless the nodes can log in")
+            ),
+            "unknown": ("note", "This may be otherwise on the nodes"),
+        }[state]
+        yield _Finding(level, "images", f"{_some(names)}: {message}. {tail}")
+    moving = [row["name"] for row in rows if row["moving"]]
+    if moving:
+        yield _Finding(
+            "note",
+            "images",
+            f"{_some(moving)}: what the tag latest (or none) stands for changes, and nodes then hold different images. "
+            "Remedy: name a version, where the consumers do, too",
+        )
+    for digest, names in _same(rows).items():
+        yield _Finding("note", "images", f"{_some(names)} are one and the same image ({digest[:19]}...)")
+
+
+def _same(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The digests that several different references stand for."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["digest"] and row["use"] == "cache":
+            found.setdefault(row["digest"], {}).setdefault(row["image"], row["name"])
+    return {digest: list(names.values()) for digest, names in found.items() if len(names) > 1}
+
+
+def _about_platforms(rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node], survey: Survey) -> Iterator[_Finding]:
+    for row in rows:
+        answer = survey.answers.get(row["image"])
+        if not isinstance(answer, Facts) or not answer.platforms or row["use"] == "controller":
+            continue
+        holders = [n for n in nodes if row["image"] in _references(n.sets) and not n.platform.endswith("/?")]
+        without = [node.name for node in holders if node.platform not in answer.platforms]
+        if without:
+            missing = sorted({node.platform for node in holders if node.name in without})
+            yield _Finding(
+                "error" if len(without) == len(holders) else "warning",
+                "platforms",
+                f"{_named(row)} does not exist for {', '.join(missing)}, which {_share(len(without), len(holders))} "
+                f"({_some(without)}). Remedy: name an image that does, or leave these nodes out with node_selector",
+            )
+
+
+def _about_secrets(survey: Survey, rows: Sequence[Mapping[str, Any]]) -> Iterator[_Finding]:
+    cached = [row for row in rows if row["use"] == "cache"]
+    for secret in survey.pull_secrets:
+        for problem in secret.keyring.problems:
+            yield _Finding("warning", "pull_secrets", problem)
+        if secret.state == "missing":
+            yield _Finding(
+                "error",
+                "pull_secrets",
+                f"the pull secret {secret.name} is not in the namespace. Remedy: create it there, or correct "
+                "image_pull_secrets",
+            )
+        elif secret.keyring.entries and not any(secret.keyring.logins(parse_reference(r["image"])) for r in cached):
+            hosts = _some(secret.keyring.registries)
+            yield _Finding(
+                "warning",
+                "pull_secrets",
+                f"the pull secret {secret.name} is for {hosts}, and fits none of the images. Remedy: make it for their "
+                "registries, or leave it out",
+            )
+    keyring = sum((secret.keyring for secret in survey.pull_secrets), Keyring())
+    bare = [row["name"] for row in cached if row["private"] and not keyring.logins(parse_reference(row["image"]))]
+    if bare and all(secret.state != "unknown" for secret in survey.pull_secrets):
+        yield _Finding(
+            "warning",
+            "pull_secrets",
+            f"{_some(bare)}: private, and no pull secret of the set fits. Remedy: name one with image_pull_secrets, "
+            "unless the nodes can log in",
+        )
+
+
+def _about_consumers(rows: Sequence[Mapping[str, Any]], survey: Survey) -> Iterator[_Finding]:
+    private = [row["name"] for row in rows if row["use"] == "cache" and (row["private"] or row["state"] == "denied")]
+    versions = (_kubelet_version(node) for node in survey.nodes or ())
+    if private and any(version >= _LOGIN_FOR_EACH for version in versions):
+        yield _Finding(
+            "note",
+            "consumers",
+            f"{_some(private)} {'is' if len(private) == 1 else 'are'} private: since Kubernetes 1.35 a kubelet lets a "
+            "pod use a private image that is on the node only if that pod has a login for it, too "
+            "(KubeletEnsureSecretPulledImages). Remedy: put the pull secret into the consumers' namespaces and name it "
+            "in their pods or ServiceAccounts, or give the nodes a login of their own",
+        )
+
+
+def _kubelet_version(node: Mapping[str, Any]) -> tuple[int, int]:
+    info = (node.get("status") or {}).get("nodeInfo") or {}
+    match = re.match(r"v(\d+)\.(\d+)", str(info.get("kubeletVersion")))
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} ({row['image']})"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _share(some: int, whole: int) -> str:
+    if some == whole:
+        return {1: "the node has", 2: "both nodes have"}.get(whole, f"all {whole} nodes have")
+    return f"{some} of {whole} nodes {'has' if some == 1 else 'have'}"

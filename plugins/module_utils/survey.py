@@ -1,0 +1,318 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Look before anything is changed: what preflight.py judges is read here, from the cluster and from registries.
+
+Nothing is written. What may not be read is unknown, and said once.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import credentials
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost, cost_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
+    Admission,
+    PullSecret,
+    Survey,
+    plan,
+    platform_of,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Access, Registries
+from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    InvalidSettings,
+    Problem,
+    Settings,
+)
+
+PODS_SECONDS = 20.0  # For reading what all pods ask for; on a very large cluster it takes too long to be worth it.
+# For asking kubelets for their free space: all of them, each, and how many at a time.
+DISK_SECONDS, DISK_ANSWER_SECONDS, DISK_PARALLEL = 3.0, 1.5, 8
+_AUTH_FILE = "the auth file"
+_ASKED = ("linux/amd64", "linux/arm64")  # Where nobody knows the nodes.
+
+Read = TypeVar("Read")
+
+REGISTRY_ARGUMENTS: dict[str, Any] = {
+    "registry_auth_file": {"type": "path"},
+    "registry_mirrors": {"type": "dict"},
+    "registry_insecure": {"type": "list", "elements": "str"},
+    "registry_ca_file": {"type": "path"},
+}
+
+
+def preflight(
+    cluster: Cluster,
+    sets: Sequence[Settings],
+    options: Mapping[str, Any],
+    *,
+    deployment: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The plan (see preflight.py) of these sets of one namespace; nothing is written.
+
+    :param options: those of REGISTRY_ARGUMENTS.
+    :param deployment: the controller's Deployment, where the installation has one.
+    """
+    access = read_access(options)
+    pods = [deployment["spec"]["template"]["spec"]] if deployment else []
+    images = {"controller": str(pods[0]["containers"][0]["image"])} if pods else {}
+    name = deployment["metadata"]["name"] if deployment else ""
+    found = look(cluster, sets, access, images=images.values(), deployment=name)
+    return plan(sets, found, others=pods, images=images)
+
+
+def warnings_of(found: Mapping[str, Any]) -> list[str]:
+    """What of a plan somebody should read before the installation."""
+    return [finding["message"] for finding in found["findings"] if finding["level"] != "note"]
+
+
+def refusal(found: Mapping[str, Any]) -> str:
+    """Why an installation is not begun."""
+    errors = [finding["message"] for finding in found["findings"] if finding["level"] == "error"]
+    return "The installation would not work; nothing was changed.\n" + "\n".join(f"- {error}." for error in errors)
+
+
+def read_access(options: Mapping[str, Any]) -> Access:
+    """How registries are reached from here, from the options ``registry_*``; raises InvalidSettings."""
+    problems: list[Problem] = []
+    mirrors = {}
+    for prefix, value in (options.get("registry_mirrors") or {}).items():
+        mirrors[str(prefix)] = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+        for text in (str(prefix), *mirrors[str(prefix)]):
+            problems += _location_problems("registry_mirrors", text)
+    insecure = [str(entry).strip() for entry in options.get("registry_insecure") or () if str(entry).strip()]
+    for entry in insecure:
+        problems += _location_problems("registry_insecure", entry.removeprefix("http://"))
+    keyring = Keyring()
+    path = options.get("registry_auth_file") or ""
+    try:
+        if path:
+            keyring = credentials.from_text(Path(path).read_text(encoding="utf-8"), _AUTH_FILE)
+            problems += [Problem("registry_auth_file", path, p, "correct the file") for p in keyring.problems]
+    except (OSError, UnicodeDecodeError):
+        problems.append(Problem("registry_auth_file", path, "it can't be read", "correct the path or the permissions"))
+    access = Access(
+        keyring,
+        mirrors,
+        frozenset(entry for entry in insecure if not entry.startswith("http://")),
+        frozenset(entry.removeprefix("http://") for entry in insecure if entry.startswith("http://")),
+        options.get("registry_ca_file") or "",
+    )
+    try:
+        if access.ca_file:
+            ssl.create_default_context(cafile=access.ca_file)
+    except OSError:
+        what, remedy = "no certificate can be read from it", "name a file with certificates in the form PEM"
+        problems.append(Problem("registry_ca_file", access.ca_file, what, remedy))
+    if problems:
+        raise InvalidSettings(problems)
+    return access
+
+
+def _location_problems(option: str, text: str) -> list[Problem]:
+    try:
+        if parse_reference(f"{text}/x").registry == text.partition("/")[0]:
+            return []
+        what, remedy = "it names no registry", "write host or host:port, and for a mirror a path if it has one"
+    except InvalidReference as error:
+        what, remedy = error.what, error.remedy
+    return [Problem(option, text, what, remedy)]
+
+
+def look(
+    cluster: Cluster,
+    sets: Sequence[Settings],
+    access: Access,
+    *,
+    images: Iterable[str] = (),
+    deployment: str = "",
+) -> Survey:
+    """Read everything that tells whether these sets of one namespace will work.
+
+    :param images: further images to ask registries for.
+    :param deployment: the controller's Deployment; where it is there, its pod is counted as one that is.
+    """
+    reader = _Reader(cluster, sets[0].namespace)
+    specs = [d["spec"]["template"]["spec"] for one in sets for d in build_daemonsets(one)]
+    namespace = reader.namespace_object()
+    nodes = reader.listed("Node", None)
+    chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
+    daemonsets = {settings.daemonset_name for settings in sets}
+    taken, own = reader.pods(daemonsets, deployment)
+    secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
+    logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
+    registries = Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
+    wanted = [image.image for one in sets for image in one.images] + [one.helper_image for one in sets] + list(images)
+    platforms = {platform_of(node) for node in chosen or ()} or _ASKED
+    return Survey(
+        namespace=namespace,
+        nodes=nodes,
+        taken=taken,
+        own_pods=own,
+        quotas=reader.listed("ResourceQuota", reader.namespace) or (),
+        limit_ranges=reader.listed("LimitRange", reader.namespace) or (),
+        pull_secrets=secrets,
+        disk=reader.disk(chosen or ()),
+        answers=registries.facts_of_all(wanted, platforms),
+        admission=reader.admission(specs[0], sets[0], namespace) if is_openshift(cluster) else None,
+        unread=tuple(reader.unread),
+    )
+
+
+class _Reader:
+    """Reads what may be read of one namespace and its cluster; the rest is a sentence in ``unread``."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self.unread: list[str] = []
+        self.disk_is_forbidden = False
+
+    def _try(self, read: Callable[[], Read], consequence: str) -> Read | None:
+        try:
+            return read()
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            self.unread.append(f"{consequence} is unknown: {error}")
+            return None
+
+    def namespace_object(self) -> Mapping[str, Any] | None:
+        """The namespace; {} where it may not be read, None where it is not there."""
+        missing: Mapping[str, Any] = {"metadata": {}}
+        found = self._try(
+            lambda: self.cluster.get("Namespace", self.namespace) or missing, "the Pod Security level of the namespace"
+        )
+        if found is missing:
+            self.unread.append(
+                f"the namespace {self.namespace} is not there yet, and neither are its quotas, limits and pull secrets"
+            )
+            return None
+        return found or {}
+
+    def listed(self, kind: str, namespace: str | None) -> list[dict[str, Any]] | None:
+        """All objects of a kind."""
+        what = {"Node": "on how many nodes, and whether there is room,"}.get(kind, f"what a {kind} allows")
+        return self._try(lambda: self.cluster.list(kind, namespace)[0], what)
+
+    def pods(
+        self, daemonsets: set[str], deployment: str
+    ) -> tuple[Mapping[str, Cost] | None, Sequence[Mapping[str, Any]]]:
+        """Node -> what the pods of others ask for there, and the specs of the installation's own pods."""
+        taken: dict[str, Cost] = {}
+        own: list[Mapping[str, Any]] = []
+        end = time.monotonic() + PODS_SECONDS
+
+        def read(namespace: str | None) -> bool:
+            fields = "status.phase!=Succeeded,status.phase!=Failed"
+            for pods, _version in self.cluster.pages("Pod", namespace, fields=fields):
+                for pod in pods:
+                    if self._is_own(pod, daemonsets, deployment):
+                        own.append(pod["spec"])
+                    elif node := pod["spec"].get("nodeName"):
+                        taken[node] = taken.get(node, Cost()) + cost_of([pod["spec"]])
+                if time.monotonic() > end:
+                    return False
+            return True
+
+        complete = self._try(lambda: read(None), "what the nodes have free")
+        if complete is None:
+            self._try(lambda: read(self.namespace), "what the installation uses already")
+        if complete is False:
+            late = f"what the nodes have free is unknown: reading all pods takes more than {PODS_SECONDS:.0f} s"
+            self.unread.append(late)
+        return (taken if complete else None), own
+
+    def _is_own(self, pod: Mapping[str, Any], daemonsets: set[str], deployment: str) -> bool:
+        if pod["metadata"]["namespace"] != self.namespace:
+            return False
+        owners = {(owner["kind"], owner["name"]) for owner in pod["metadata"].get("ownerReferences") or ()}
+        return any(
+            (kind == "DaemonSet" and name in daemonsets)
+            # A ReplicaSet has the name of its Deployment and a hash.
+            or (kind == "ReplicaSet" and bool(deployment) and name.rpartition("-")[0] == deployment)
+            for kind, name in owners
+        )
+
+    def pull_secrets(self, names: Iterable[str], namespace: Mapping[str, Any] | None) -> list[PullSecret]:
+        """The pull secrets of the settings."""
+        found = []
+        absent: dict[str, Any] = {}
+        for name in dict.fromkeys(names):
+            if namespace is None:
+                found.append(PullSecret(name, "unknown"))
+                continue
+            consequence = f"whether the pull secret {name} is right"
+            secret = self._try(partial(self._secret, name, absent), consequence)
+            if secret is absent:
+                found.append(PullSecret(name, "missing"))
+            elif secret is None:
+                found.append(PullSecret(name, "unknown"))
+            else:
+                found.append(PullSecret(name, "found", credentials.from_secret(secret)))
+        return found
+
+    def _secret(self, name: str, absent: dict[str, Any]) -> dict[str, Any]:
+        return self.cluster.get("Secret", name, self.namespace) or absent
+
+    def disk(self, nodes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+        """Node -> (free, all) bytes of its image file system, of as many nodes as answer in time."""
+        end = time.monotonic() + DISK_SECONDS
+        names = [node["metadata"]["name"] for node in nodes]
+        with ThreadPoolExecutor(DISK_PARALLEL) as pool:
+            answers = dict(zip(names, pool.map(lambda name: self._disk_of(name, end), names), strict=True))
+        found = {name: answer for name, answer in answers.items() if answer}
+        if missing := len(names) - len(found):
+            who = "the nodes'" if missing == len(names) else f"{missing} of {len(names)} nodes'"
+            self.unread.append(f"{who} free image space was not measured; what they have for pods stands for it")
+        return found
+
+    def _disk_of(self, name: str, end: float) -> tuple[int, int] | None:
+        left = min(DISK_ANSWER_SECONDS, end - time.monotonic())
+        if left <= 0 or self.disk_is_forbidden:
+            return None
+        try:
+            summary = self.cluster.raw(f"/api/v1/nodes/{name}/proxy/stats/summary", seconds=left)
+            image_fs = summary["node"]["runtime"]["imageFs"]
+            return int(image_fs["availableBytes"]), int(image_fs["capacityBytes"])
+        except ApiError as error:
+            self.disk_is_forbidden |= error.forbidden
+        except (KeyError, TypeError, ValueError):
+            pass  # The kubelet does not know it either.
+        return None
+
+    def admission(self, spec: Mapping[str, Any], settings: Settings, namespace: Mapping[str, Any] | None) -> Admission:
+        """What OpenShift's admission says to the pods, asked as their ServiceAccount."""
+        if namespace is None:
+            return Admission(reason="the namespace is not there yet")
+        account = settings.cache_service_account_name or CACHE_SERVICE_ACCOUNT_NAME
+        question = {
+            "apiVersion": "security.openshift.io/v1",
+            "kind": "PodSecurityPolicyReview",
+            "metadata": {"generateName": "image-puller-", "namespace": self.namespace},
+            "spec": {"template": {"metadata": {}, "spec": spec}, "serviceAccountNames": [account]},
+        }
+        try:
+            answer = self.cluster.create(question, dry_run=True)  # Nobody keeps a review.
+        except ApiError as error:
+            return Admission(reason=str(error))
+        allowed = (answer.get("status") or {}).get("allowedServiceAccounts") or ()
+        named = next((item.get("allowedBy") for item in allowed if item.get("name") == account), None) or {}
+        if named.get("name"):
+            return Admission(scc=str(named["name"]))
+        reason = next((item.get("reason") for item in allowed if item.get("reason")), "none fits them")
+        return Admission(refused=True, reason=str(reason))

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan is what the API server accounts, the registry has and the nodes do; and looking changes nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.running import WRITES
+
+from .conftest import DAEMONSET, Install, Kubectl, Module, Playbook, eventually
+
+PUBLIC = "registry.example.com/preflight/public:1"
+PRIVATE = "registry.example.com/preflight-private/java11:1"
+IMAGES = {"java11": PUBLIC}
+USER, PASSWORD = "reader", "correct-horse-battery-staple"
+BIG = {
+    "pods": "100",
+    "requests.cpu": "50",
+    "limits.cpu": "50",
+    "requests.memory": "50Gi",
+    "limits.memory": "50Gi",
+}
+
+
+@pytest.fixture
+def access(cluster: Cluster) -> dict[str, Any]:
+    """How the cluster's registry is asked for the images of the registries whose place it takes."""
+    mirrors = dict.fromkeys(("registry.example.com", "ghcr.io"), cluster.registry)
+    return {"registry_mirrors": mirrors, "registry_insecure": [f"http://{cluster.registry}"]}
+
+
+@pytest.fixture
+def quota(cluster: Cluster, namespace: str) -> Callable[..., None]:
+    """Make the namespace, with a quota."""
+
+    def make(**hard: str) -> None:
+        cluster.kubectl("create", "namespace", namespace)
+        body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": hard}}
+        cluster.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(body))
+        told = ["get", "resourcequota", "small", "-n", namespace, "-o", "jsonpath={.status.hard}"]
+        eventually(lambda: cluster.kubectl(*told))
+
+    return make
+
+
+@pytest.fixture(name="private")
+def _private(cluster: Cluster) -> Iterator[None]:
+    """A registry that gives some images to the reader alone."""
+    cluster.push(PRIVATE)
+    cluster.registry_fault("preflight-private/", "auth", user=USER, password=PASSWORD)
+    yield
+    cluster.registry_clear()
+
+
+def make_secret(cluster: Cluster, namespace: str) -> None:
+    """The pull secret `team` for the registry of the private image."""
+    server = ["--docker-server=registry.example.com", f"--docker-username={USER}", f"--docker-password={PASSWORD}"]
+    cluster.kubectl("create", "secret", "docker-registry", "team", "-n", namespace, *server)
+
+
+def written(cluster: Cluster, mark: Any) -> list[str]:
+    """What the administrator wrote since the mark, dry runs not counted."""
+    events = [event for event in cluster.audit(mark) if "admin" in event["user"] and event["verb"] in WRITES]
+    return [event["uri"] for event in events if "dryRun=All" not in event["uri"]]
+
+
+def levels(plan: dict[str, Any], about: str) -> dict[str, str]:
+    """Message -> level of what a plan finds about something."""
+    return {finding["message"]: finding["level"] for finding in plan["findings"] if finding["about"] == about}
+
+
+def test_the_numbers_of_the_plan_are_those_that_the_api_server_accounts(
+    cluster: Cluster, quota: Callable[..., None], module: Module, install: Install, kubectl: Kubectl, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    quota(**BIG)
+    images = {f"image-{number}": PUBLIC for number in range(3)}
+    options = {"caching_cpu_limit": ".15", "caching_memory_request": "11Mi", **access}
+    plan = module("install", images=images, preflight="report", check=True, **options)["plan"]
+    assert {row["resource"]: row["needed"] for row in plan["quotas"]}.keys() == BIG.keys()
+    install(images, **options)
+    accounted = kubectl.list("resourcequota")[0]["status"]["used"]
+    assert {row["resource"]: row["needed"] for row in plan["quotas"]} == accounted
+    pods = kubectl.list("pod", "-l", "app.kubernetes.io/component=cache")
+    assert len(pods) == plan["cost"]["total"]["pods"] == plan["nodes"]["matching"] == 2
+    again = module("install", images=images, preflight="report", check=True, **options)["plan"]
+    assert again["quotas"] == plan["quotas"], "what is there already counts twice"
+
+
+def test_a_quota_that_is_too_small_ends_an_enforced_installation_before_anything_is_written(
+    cluster: Cluster, quota: Callable[..., None], playbook: Playbook, namespace: str, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    quota(**{**BIG, "requests.memory": "75Mi"})
+    mark = cluster.audit_mark()
+    # Two pods with 10Mi each, and the controller's with 64Mi.
+    sentence = (
+        "ResourceQuota small is too small in requests.memory: 84Mi needed, 75Mi of 75Mi left, 9Mi missing. "
+        "Remedy: raise its hard requests.memory to 84Mi, or lower caching_memory_request to 5Mi"
+    )
+    planned = playbook("plan", images=IMAGES, **access)
+    assert planned.changed == 0
+    assert "Blocked: " in planned.stdout
+    assert sentence in " ".join(planned.stdout.split())
+    refused = playbook("install", ok=False, images=IMAGES, preflight="enforce", **access)
+    assert "The installation would not work; nothing was changed." in refused.stdout
+    assert sentence in refused.stdout
+    assert written(cluster, mark) == []
+    assert cluster.kubectl("get", "configmap", "k8s-image-puller", "-n", namespace, "--ignore-not-found") == ""
+
+
+def test_a_limit_range_that_refuses_the_pods_is_told_with_the_option_to_change(
+    cluster: Cluster, namespace: str, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    cluster.kubectl("create", "namespace", namespace)
+    limits = [{"type": "Container", "min": {"memory": "32Mi"}, "max": {"cpu": "100m"}}]
+    body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "bounds"}, "spec": {"limits": limits}}
+    cluster.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(body))
+    plan = module("config", images=IMAGES, preflight=True, check=True, **access)["plan"]
+    assert plan["verdict"] == "Blocked"
+    assert levels(plan, "limit_range") == {
+        "LimitRange bounds refuses the pods: each container must ask for 32Mi memory or more, and asks for 10Mi. "
+        "Remedy: raise caching_memory_request": "error",
+        "LimitRange bounds refuses the pods: each container may have 100m cpu at most, and its limit is 200m. "
+        "Remedy: lower caching_cpu_limit": "error",
+    }
+
+
+def test_the_plan_on_an_empty_cluster_asks_the_registry_and_leaves_no_trace(
+    cluster: Cluster, namespace: str, playbook: Playbook, access: Any
+) -> None:
+    digest = cluster.push(PUBLIC, size_mb=5)
+    mark = cluster.audit_mark()
+    absent = "registry.example.com/preflight/gone:1"
+    far = "nowhere.example.net/team/far:latest"
+    told = playbook("plan", images={**IMAGES, "gone": absent, "far": far}, **access).stdout
+    assert digest
+    assert "java11" in told
+    text = " ".join(told.split())
+    assert f"error: gone ({absent}): {cluster.registry} has no image preflight/gone:1." not in text  # Of a mirror only.
+    assert f"note: far ({far}): the host name nowhere.example.net can't be resolved here" in text
+    assert "note: far: what the tag latest (or none) stands for changes" in text
+    assert "Check mode: nothing was changed" in text
+    plan = told[told.index("IMAGE ") :]
+    assert max(map(len, plan.splitlines()[:25])) <= 80
+    assert cluster.kubectl("get", "namespace", namespace, "--ignore-not-found") == ""
+    assert written(cluster, mark) == []
+
+
+@pytest.mark.usefixtures("private")
+def test_a_private_image_is_pulled_with_the_secret_and_its_consumers_need_it_too(
+    cluster: Cluster, namespace: str, module: Module, install: Install, kubectl: Kubectl, access: Any
+) -> None:
+    images = {"java11": PRIVATE}
+    cluster.kubectl("create", "namespace", namespace)
+    without = module("config", images=images, preflight=True, check=True, **access)["plan"]
+    assert without["images"][0]["state"] != "found"
+    make_secret(cluster, namespace)
+    options: dict[str, Any] = {"image_pull_secrets": "team", **access}
+    plan = module("config", images=images, preflight=True, check=True, **options)["plan"]
+    assert plan["images"][0] | {"digest": "", "size": 0, "platforms": []} == {
+        "name": "java11",
+        "image": PRIVATE,
+        "use": "cache",
+        "state": "found",
+        "class": None,
+        "message": None,
+        "digest": "",
+        "platforms": [],
+        "size": 0,
+        "login": "pull secret team",
+        "private": True,
+        "moving": False,
+    }
+    (advice,) = levels(plan, "consumers")
+    assert "java11 is private: since Kubernetes 1.35 a kubelet lets a pod use a private image" in advice
+    assert PASSWORD not in json.dumps(plan)
+    _installed, kept = install(images, controller=False, **options)
+    assert kept["verdict"] == "Healthy", kept
+    for policy, reason in (("IfNotPresent", "ErrImagePull"), ("Never", "ErrImageNeverPull")):
+        assert_refused(cluster, kubectl, policy, reason)
+
+
+def assert_refused(cluster: Cluster, kubectl: Kubectl, policy: str, reason: str) -> None:
+    """A pod without the secret does not get the private image, although the node has it."""
+    container = {"name": "consumer", "image": PRIVATE, "imagePullPolicy": policy}
+    name = f"consumer-{policy.lower()}"
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [container]}}
+    cluster.kubectl("apply", "-n", kubectl.namespace, "-f", "-", input=json.dumps(pod))
+
+    def reasons() -> bool:
+        found = kubectl.get("pod", name) or {}
+        statuses = (found.get("status") or {}).get("containerStatuses") or [{}]
+        told = (statuses[0].get("state") or {}).get("waiting", {}).get("reason", "")
+        return told in (reason, "ImagePullBackOff")
+
+    eventually(reasons, 60)
+
+
+def test_a_pull_secret_that_is_missing_or_fits_nothing_is_named(
+    cluster: Cluster, namespace: str, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    cluster.kubectl("create", "namespace", namespace)
+    make_secret(cluster, namespace)
+    options = {"images": {"other": "other.example.com/x:1"}, "image_pull_secrets": "team;gone", **access}
+    plan = module("config", preflight=True, check=True, **options)["plan"]
+    told = levels(plan, "pull_secrets")
+    assert {message.partition(". ")[0]: level for message, level in told.items()} == {
+        "the pull secret gone is not in the namespace": "error",
+        "the pull secret team is for registry.example.com, and fits none of the images": "warning",
+    }
+
+
+@pytest.mark.usefixtures("private")
+def test_secrets_are_never_shown(
+    cluster: Cluster, namespace: str, playbook: Playbook, tmp_path: pathlib.Path, access: Any
+) -> None:
+    cluster.kubectl("create", "namespace", namespace)
+    make_secret(cluster, namespace)
+    auth_file = tmp_path / "auth.json"
+    other = "hunter2-of-the-auth-file"
+    auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": other}}}))
+    options = {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
+    told = playbook("plan", "-vvvv", images={"java11": PRIVATE}, **options).stdout
+    assert "pull secret team" in told
+    secrets = [PASSWORD, other, f"{USER}:{PASSWORD}", f"{USER}:{other}"]
+    secrets += [base64.b64encode(text.encode()).decode().rstrip("=") for text in secrets]
+    assert [text for text in secrets if text in told] == []
+
+
+def test_an_installation_warns_of_what_may_not_work_and_goes_on(
+    cluster: Cluster, quota: Callable[..., None], playbook: Playbook, kubectl: Kubectl, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    quota(pods="1")
+    told = playbook("install", images=IMAGES, wait=False, controller=False, **access).stdout
+    assert "ResourceQuota small is too small in pods: 2 needed, 1 of 1 left, 1 missing." in " ".join(told.split())
+    assert kubectl.get("daemonset", DAEMONSET)
+    silent = playbook("install", images=IMAGES, wait=False, controller=False, preflight=False, **access).stdout
+    assert "ResourceQuota small" not in silent
+
+
+def test_without_rights_the_rest_is_unknown_and_said_once(
+    cluster: Cluster, namespace: str, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    cluster.kubectl("create", "namespace", namespace)
+    verbs = ["--verb=get,create,patch", "--resource=configmaps"]
+    cluster.kubectl("create", "role", "r", *verbs, "-n", namespace)
+    cluster.kubectl("create", "rolebinding", "r", "--role=r", "--user=planner", "-n", namespace)
+    options = {"image_pull_secrets": "team", "impersonate_user": "planner", **access}
+    plan = module("config", images=IMAGES, preflight=True, check=True, **options)["plan"]
+    assert plan["verdict"] == "Fits", plan["findings"]
+    assert plan["nodes"]["matching"] is None
+    assert plan["cost"]["total"]["pods"] is None
+    assert plan["images"][0]["state"] == "found"
+    notes = levels(plan, "unread")
+    assert set(notes.values()) == {"note"}
+    assert any('resources ["secrets"], verbs ["get"]' in note for note in notes)
+    assert any('resources ["nodes"], verbs ["list"]' in note for note in notes)
+
+
+# --- OpenShift, as far as an API server with two of its types goes ----------------------------------------------------
+
+
+def crd(group: str, kind: str, plural: str) -> dict[str, Any]:
+    """A minimal definition of one of OpenShift's types, which takes any fields."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [version],
+        },
+    }
+
+
+@pytest.fixture(name="openshift")
+def _openshift(cluster: Cluster) -> Iterator[None]:
+    """The types by which OpenShift is known, and a stand-in for its admission: every account gets restricted-v2."""
+    review = crd("security.openshift.io", "PodSecurityPolicyReview", "podsecuritypolicyreviews")
+    rule = {
+        "apiGroups": ["security.openshift.io"],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE"],
+        "resources": ["podsecuritypolicyreviews"],
+    }
+    answer = (
+        '[JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
+        'object.spec.serviceAccountNames[0], "allowedBy": {"kind": "SecurityContextConstraints", '
+        '"name": "restricted-v2"}}]}}]'
+    )
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingAdmissionPolicy",
+        "metadata": {"name": "stand-in-for-scc"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "reinvocationPolicy": "Never",
+            "failurePolicy": "Fail",
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": answer}}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingAdmissionPolicyBinding",
+        "metadata": {"name": "stand-in-for-scc"},
+        "spec": {"policyName": "stand-in-for-scc"},
+    }
+    made = [crd("route.openshift.io", "Route", "routes"), review, policy, binding]
+    bundle = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
+    try:
+        cluster.kubectl("apply", "-f", "-", input=bundle)
+        for name in ("routes.route.openshift.io", "podsecuritypolicyreviews.security.openshift.io"):
+            cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+        yield
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=bundle)
+
+
+@pytest.mark.usefixtures("openshift")
+def test_on_openshift_the_plan_names_the_scc_and_the_missing_annotation(
+    cluster: Cluster, namespace: str, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    cluster.kubectl("create", "namespace", namespace)
+    mark = cluster.audit_mark()
+
+    def plan() -> dict[str, Any]:
+        found: dict[str, Any] = module("config", images=IMAGES, preflight=True, check=True, **access)["plan"]
+        return found
+
+    eventually(lambda: plan()["scc"] == "restricted-v2")  # A policy takes a moment to become active.
+    (note,) = levels(plan(), "scc")
+    assert note.startswith("the namespace has no annotation openshift.io/node-selector")
+    reviews = [event for event in cluster.audit(mark) if event["resource"] == "podsecuritypolicyreviews"]
+    assert reviews
+    assert all("dryRun=All" in event["uri"] for event in reviews)
