@@ -16,6 +16,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     Problem,
+    Settings,
     read_mapping,
 )
 
@@ -75,8 +76,9 @@ class Policy:
         possible = nodes + _missing(report) - len({row.node for row in rows})
         return rows if rows and possible < self._needed(report, nodes) else []
 
-    def require_images(self, known: Collection[str]) -> None:
-        """InvalidSettings, if a name is waited for that no image has."""
+    def require_images_of(self, sets: Iterable[Settings | None]) -> None:
+        """InvalidSettings, if a name is waited for that no image of these sets has."""
+        known = {image.name for settings in sets if settings for image in settings.images}
         unknown = sorted((self.images or frozenset()) - set(known))
         if unknown:
             what = "no image has this name"

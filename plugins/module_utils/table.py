@@ -184,7 +184,8 @@ def _sentences(report: Mapping[str, Any]) -> Iterable[str]:
     yield from dict.fromkeys((*report["reasons"], *report["problems"]))
     untold: dict[tuple[str | None, str], list[str]] = {}
     for image in report["images"]:
-        if image["message"] and not image["failed"]:  # What failed is among the reasons, in full.
+        # What failed is among the reasons, in full, and so is some of what is waited for.
+        if image["message"] and not image["failed"] and not any(image["message"] in why for why in report["reasons"]):
             untold.setdefault((image["reason"], image["message"]), []).append(image["name"])
     for (reason, message), names in untold.items():
         yield f"{_names(names)}: {'' if reason in (None, *OURS) else f'{reason}: '}{message}"

@@ -206,7 +206,9 @@ class _Pod:
             reason, message = BEHIND, f"{pulling} is being pulled first"
         elif told and first:
             reason = UNTOLD
-            message = f"the kubelet tells of the others once it has tried all; {first} is the next in its order"
+            message = (
+                f"nobody has told yet: the kubelet does once it has tried all, and {first} is the next in its order"
+            )
         else:
             return list(rows)
         return [row._replace(reason=reason, message=message) if row.reason == UNTOLD else row for row in rows]

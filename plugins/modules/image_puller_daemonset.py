@@ -338,8 +338,7 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
     params, several = module.params, module.params["sets"] == "all"
     policy = read_policy(params["wait_for"], params["min_nodes"], params["wait_timeout"])
     members = _members(cluster, module, image_set)
-    settings = [member.reading.settings for member in members]
-    policy.require_images({image.name for each in settings if each for image in each.images})
+    policy.require_images_of(member.reading.settings for member in members)
     kept = keep_sets(
         cluster,
         members,

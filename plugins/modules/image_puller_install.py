@@ -124,6 +124,11 @@ options:
       - Seconds to wait for the controller, or with O(state=absent) for the namespace to go.
     type: int
     default: 120
+  wait_for:
+    description:
+      - What M(kubecache.image_puller.image_puller_daemonset) will be asked to wait for afterwards. Here it is only
+        checked, so that nothing is changed where it can't be meant.
+    type: raw
 seealso:
   - module: kubecache.image_puller.image_puller_daemonset
   - module: kubecache.image_puller.image_puller_config
@@ -361,6 +366,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     from_options,
@@ -393,6 +399,7 @@ ARGUMENTS: dict[str, Any] = {
     "preflight": {"type": "str", "choices": ["off", "report", "warn", "enforce"], "default": "off"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 120},
+    "wait_for": {"type": "raw"},
 }
 
 
@@ -427,6 +434,9 @@ def _present(
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
+    read_policy(params["wait_for"]).require_images_of(
+        member.reading.settings for member in members_of(image_set, live, plan.sets, plan.leaving)
+    )
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})

@@ -228,6 +228,14 @@ def test_a_policy_that_can_not_be_meant_is_refused_before_anything_is_done(
     assert kubectl.get("daemonset", DAEMONSET) is None
 
 
+def test_an_installation_refuses_such_a_policy_before_anything_is_made(
+    cluster: Cluster, namespace: str, playbook: Playbook
+) -> None:
+    run = playbook("install", ok=False, images=GOOD, controller=False, wait_for={"images": ["goood"]})
+    assert "no image has this name. Remedy: write good." in run.stdout
+    assert not cluster.kubectl("get", "namespace", namespace, "--ignore-not-found")
+
+
 def test_a_wait_whose_time_is_over_fails_or_warns(faults: Cluster, module: Module) -> None:
     faults.push(f"{HOST}/hanging/image:1")
     faults.registry_fault("hanging/", "hang")

@@ -489,8 +489,8 @@ GOOD = [running("java11"), running("theia")]
         (
             {"pods": [pod(statuses=GOOD[:1])]},
             "Progressing",
-            ["1 image is still to come on 1 node (node-1: the kubelet tells of the others once it has tried all; "
-             "theia is the next in its order)"],
+            ["1 image is still to come on 1 node (node-1: nobody has told yet: the kubelet does once it has tried "
+             "all, and theia is the next in its order)"],
         ),
         (
             {"pods": [], "nodes": [node(), node("n2")]},

@@ -13,6 +13,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.progress import progress, seconds_left
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings
+from tests.unit import objects
 
 NODES = ("a-1", "a-2", "spot-1", "spot-2")
 
@@ -87,9 +88,9 @@ def test_numbers_below_0_are_refused_together() -> None:
 
 def test_a_name_that_no_image_has_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(InvalidSettings, match=r"'jav11': no image has this name. Remedy: write java11\."):
-        read_policy({"images": ["jav11", "java11"]}).require_images({"java11", "theia"})
+        read_policy({"images": ["jav11", "java11"]}).require_images_of([objects.settings(), None])
     with pytest.raises(InvalidSettings, match=r"Remedy: write java11 or theia\."):
-        read_policy({"images": ["x"]}).require_images({"java11", "theia"})
+        read_policy({"images": ["x"]}).require_images_of([objects.settings()])
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_twenty_images_whose_eleventh_hangs_are_told_as_far_as_the_kubelet_tells
     events = [told for second, image in enumerate(IMAGES[:10]) for told in _arrival(image, second)][:BURST]
     rows = list(_rows(events).values())
     assert [row.state for row in rows] == ["cached"] * 6 + ["waiting"] * 14
-    silent = "the kubelet tells of the others once it has tried all; image-07 is the next in its order"
+    silent = "nobody has told yet: the kubelet does once it has tried all, and image-07 is the next in its order"
     assert {(row.reason, row.message) for row in rows[6:]} == {("Untold", silent)}
     listed = list(_rows(events, [image.image for image in IMAGES[:10]]).values())
     assert [row.state for row in listed] == ["cached"] * 10 + ["waiting"] * 10
