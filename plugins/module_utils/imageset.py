@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets, builder_number
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
@@ -253,7 +253,13 @@ def keep(
     live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
     config_map, deployment = read_owners(cluster, image_set, live)
     desired = desired_daemonset(
-        settings, image_set, live, config_map=config_map, deployment=deployment, openshift=openshift
+        settings,
+        image_set,
+        live,
+        config_map=config_map,
+        deployment=deployment,
+        openshift=openshift,
+        may_delete_pods=_may_delete_pods(live, deployment),
     )
     guard, warning = Guard.read(config_map, now())
     decision = decide(
@@ -269,6 +275,14 @@ def keep(
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
     told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment))
     return decision, change, tuple(sentence for sentence in told if sentence)
+
+
+def _may_delete_pods(live: Mapping[str, Any] | None, deployment: Mapping[str, Any] | None) -> bool:
+    """Whether the controller has the right that its roll needs: only it can know, and a strategy of its own tells."""
+    runs = bool(((deployment or {}).get("status") or {}).get("availableReplicas"))
+    if live is None or not runs or not builder_number(live):
+        return True
+    return bool(live["spec"].get("updateStrategy", {}).get("type") == "OnDelete")
 
 
 def _waits_in_vain(decision: Decision, desired: Mapping[str, Any], deployment: Mapping[str, Any] | None) -> str:
