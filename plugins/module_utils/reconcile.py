@@ -10,6 +10,8 @@ can't mend (an image that can't be pulled, a quota, a control plane that stands 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -155,7 +157,7 @@ def _guarded(decision: Decision, guard: Guard, now: datetime) -> Decision:
 def _patch(
     desired: Mapping[str, Any], live: Mapping[str, Any], fields: Sequence[str], guard: Guard, now: datetime
 ) -> Decision:
-    template = revision(desired["spec"]["template"])
+    template = _wish(desired)
     shown = [field for field in fields if not field.endswith(REVISION)] or fields
     reason = f"{describe(live)} differs in {', '.join(shown)}"
     until = guard.paused_until("patch", now, template)
@@ -163,6 +165,12 @@ def _patch(
         return Decision("patch", (reason,), guard=guard.after("patch", now, template))
     paused = f"patching is paused until {show_time(until)}, because {guard.because('patch')}: somebody undoes it"
     return Decision("none", (reason, paused), again=(until - now).total_seconds(), paused=paused)
+
+
+def _wish(desired: Mapping[str, Any]) -> str:
+    """What the guard counts patches for: a user who changes the DaemonSet's annotations wishes for something new."""
+    annotations = json.dumps(metadata(desired).get("annotations") or {}, sort_keys=True)
+    return f"{revision(desired['spec']['template'])}-{hashlib.sha256(annotations.encode()).hexdigest()[:8]}"
 
 
 def _pods(

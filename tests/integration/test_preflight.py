@@ -301,8 +301,8 @@ def _openshift(cluster: Cluster) -> Iterator[None]:
     }
     answer = (
         '[JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
-        'object.spec.serviceAccountNames[0], "allowedBy": {"kind": "SecurityContextConstraints", '
-        '"name": "restricted-v2"}}]}}]'
+        'dyn(object.spec.serviceAccountNames[0]), "allowedBy": dyn({"kind": "SecurityContextConstraints", '
+        '"name": "restricted-v2"})}]}}]'
     )
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",

@@ -224,8 +224,9 @@ def test_a_patch_that_is_undone_again_and_again_is_no_fight_without_an_end() -> 
         moment += timedelta(seconds=1)
     assert actions == ["patch"] * 6 + ["none"] * 2
     assert "somebody undoes it" in decision.paused
-    other = objects.desired(caching_memory_limit="30Mi")
-    assert _decide(_built_by(0), other, guard=guard).action == "patch", "another template is another matter"
+    for wish in ({"caching_memory_limit": "30Mi"}, {"daemonset_annotations": {"a": "b"}}):
+        other = objects.desired(**wish)
+        assert _decide(_built_by(0), other, guard=guard).action == "patch", "another wish is another matter"
 
 
 def test_nothing_is_deleted_when_not_all_could_be_read() -> None:

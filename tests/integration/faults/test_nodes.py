@@ -14,7 +14,7 @@ from tests.cluster import Cluster
 from ..conftest import CONFIG_MAP, eventually, stays
 from .conftest import IMAGES, JAVA, PATIENCE, THEIA, Cache, installed
 
-LATER = "registry.example.com/faults/later:1"
+LATER, NEXT = "registry.example.com/faults/later:1", "registry.example.com/faults/next:1"
 
 
 def node_of(cache: Cache, name: str) -> dict[str, Any]:
@@ -133,14 +133,14 @@ def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
 def test_rolling_update_while_a_node_is_dead(cluster: Cluster, cache: Cache, dead: str) -> None:
     """The others get the new image; the dead one when it is back."""
     before = cache.held()
-    cluster.push(LATER)
-    cache.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};theia={THEIA};later={LATER}"}})
+    cluster.push(NEXT)
+    cache.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};theia={THEIA};next={NEXT}"}})
     alive = [node for node in cluster.nodes if node != dead]
-    eventually(lambda: all(cluster.node(node).has_image(LATER) for node in alive), PATIENCE)
-    assert cache.healthy()["summary"]["excused_nodes"] == 1
+    eventually(lambda: all(cluster.node(node).has_image(NEXT) for node in alive), PATIENCE)
+    eventually(lambda: cache.healthy()["summary"]["excused_nodes"] == 1)
     assert cache.held().daemonset == before.daemonset
-    assert not cluster.node(dead).has_image(LATER)
+    assert not cluster.node(dead).has_image(NEXT)
     cluster.node(dead).start()
-    eventually(lambda: cluster.node(dead).has_image(LATER), PATIENCE)
+    eventually(lambda: cluster.node(dead).has_image(NEXT), PATIENCE)
     cache.healthy()
     assert cache.on_nodes() >= before.images
