@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it takes to tell the truth, and how soon a wait is over.
 
-    make bench-info [ARGS="--nodes 5000 --runs 3"]
+    make bench-info [ARGS="--nodes 50 5000 --runs 3 --waits 10"]
 
 image_puller_info with many and with 50 simulated nodes of 20 images, all of which are cached, as a task of a play and
 beside one that only imports the client and connects. Then plays on a real node that wait for an image: from the moment
@@ -56,11 +56,11 @@ module.exit_json()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=5000, help="of the large cluster, 0: none (default: 5000)")
+    parser.add_argument("--nodes", type=int, nargs="*", default=[50, 5000], help="of each cluster (default: 50 5000)")
     parser.add_argument("--runs", type=int, default=3, help="of each task (default: 3)")
     parser.add_argument("--waits", type=int, default=10, help="of each kind (default: 10)")
     asked = parser.parse_args()
-    for nodes in filter(None, (50, asked.nodes)):
+    for nodes in asked.nodes:
         with running("bench-info", nodes=0, simulated=nodes) as cluster:
             Told(cluster, nodes).run(asked.runs)
     if asked.waits:
