@@ -319,7 +319,7 @@ left:
   sample: ["Namespace team-cache stays: it was not made by the Image Puller"]
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -369,6 +369,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
+    Settings,
     from_options,
     require,
     to_options,
@@ -440,7 +441,10 @@ def _present(
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
         choices = Choices(**{name: params[name] for name in Choices.__annotations__})
-        _look_ahead(cluster, installation, plan, choices, params, outcome)
+        kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
+        sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
+        deployment = controller(installation, plan.required())[-1] if choices.controller else None
+        _look_ahead(cluster, sets, deployment, params, outcome)
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
             members = members_of(image_set, live, outcome.sets, plan.leaving)
@@ -458,18 +462,18 @@ def _present(
 
 def _look_ahead(
     cluster: Cluster,
-    installation: Installation,
-    plan: Plan,
-    choices: Choices,
+    sets: Sequence[Settings],
+    deployment: Mapping[str, Any] | None,
     params: Mapping[str, Any],
     outcome: Outcome,
 ) -> None:
-    """What the installation costs and what stands against it; RuntimeError if that is to be heeded."""
+    """What the installation costs and what stands against it; RuntimeError if that is to be heeded.
+
+    :param sets: those that are asked for; where only groups stay that are there, these.
+    """
     mode = params["preflight"]
-    if mode == "off":
+    if mode == "off" or not sets:
         return
-    sets = sets_to_be(plan, choices)
-    deployment = controller(installation, plan.required())[-1] if choices.controller else None
     outcome.plan = preflight(cluster, sets, params, deployment=deployment)
     if mode == "warn":
         outcome.warnings += warnings_of(outcome.plan)

@@ -115,6 +115,8 @@ class Cache(Kubectl):
             ),
             seconds=60,
         )
+        if not replicas:  # One that ends may still do what it was about to do.
+            eventually(lambda: not self.list("pod", "-l", "app.kubernetes.io/component=controller"), seconds=60)
 
     def wish(self) -> Callable[[], bool]:
         """Wish for something that restarts no pod; the answer tells whether the controller has done it."""
