@@ -54,9 +54,9 @@ def test_disk_pressure(cluster: Cluster) -> None:
             before = cache.held()
             assert holds(cluster, node) == [True, True]
             fill(cluster, node, cache.namespace, 120)
-            eventually(lambda: conditions(cluster, node)["DiskPressure"] == "True", 90, pause=1)
-            eventually(lambda: states(cache, node) == {"released"}, 60, pause=1)
-            eventually(lambda: holds(cluster, node) == [False, False], 60, pause=1)
+            eventually(lambda: conditions(cluster, node)["DiskPressure"] == "True", 120, pause=1)
+            eventually(lambda: states(cache, node) == {"released"}, 180, pause=1)
+            eventually(lambda: holds(cluster, node) == [False, False], 120, pause=1)
             told = cache.info()
             assert told["verdict"] == "Healthy", told["reasons"]
             assert "given back on 1 node under pressure" in " ".join(told["reasons"])
