@@ -20,7 +20,7 @@ from typing import Any
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import builder_number, revision
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import UNTOUCHED, Guard, show_time
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, read_time
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import TERMINATING, Report, read_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import REVISION, describe, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import PodRef, Step, next_step
 
@@ -221,4 +221,8 @@ def judged(report: Report, decision: Decision) -> Report:
         return replace(report, verdict="Degraded", reasons=(*decision.reasons, *reasons))
     if step.old and report.verdict in ("Healthy", "Progressing"):
         return replace(report, verdict="Progressing", reasons=(step.sentence, *reasons))
+    going = [node for node in step.in_flight if report.excused.get(node) == TERMINATING]
+    if going and report.verdict == "Healthy":  # A moment later the node counts again, with a pod that has just begun.
+        nodes = "1 node" if len(going) == 1 else f"{len(going)} nodes"
+        return replace(report, verdict="Progressing", reasons=(f"the pod on {nodes} is being exchanged", *reasons))
     return report

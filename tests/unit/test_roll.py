@@ -179,6 +179,14 @@ def test_a_change_that_moves_no_image_is_told_until_it_is_everywhere() -> None:
     assert (told.verdict, told.reasons) == ("Progressing", ("the change has reached 1 of 2 nodes",))
 
 
+def test_the_last_node_of_a_roll_has_to_be_back_before_all_is_well() -> None:
+    pods, nodes = [new("n0", ALL), new("n1", ALL, deletionTimestamp=objects.NOW)], [node("n0"), node("n1")]
+    report = _report(pods, nodes)
+    step = next_step(DAEMONSET, pods, report, "1", NOW)
+    told = judged(report, Decision("none", step=step))
+    assert (told.verdict, told.reasons) == ("Progressing", ("the pod on 1 node is being exchanged",))
+
+
 def test_without_old_pods_there_is_no_roll() -> None:
     step = _step([new("n0"), new("n1", ALL)])
     assert (step.delete, step.sentence) == ((), "")
