@@ -227,6 +227,17 @@ def stays(question: Callable[[], object], seconds: float = 5, pause: float = 0.5
         assert question() == first
 
 
+def until_all_is_told(cluster: Cluster, namespace: str) -> None:
+    """Wait until the controller has published what it saw last, which it does at most every five seconds."""
+
+    def nothing_more() -> bool:
+        mark = cluster.audit_mark()
+        time.sleep(7)
+        return not our_writes(cluster, mark, namespace)
+
+    eventually(nothing_more, 90)
+
+
 def our_writes(cluster: Cluster, mark: Any, *users: str) -> list[str]:
     """What was written since the mark by users whose names have one of these words, as the API server counted it."""
     return [

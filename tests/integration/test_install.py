@@ -9,7 +9,18 @@ from typing import Any
 from tests.cluster import Cluster
 from tests.running import ROOT
 
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Install, Kubectl, Module, eventually, our_writes, stays
+from .conftest import (
+    CONFIG_MAP,
+    DAEMONSET,
+    DEPLOYMENT,
+    Install,
+    Kubectl,
+    Module,
+    eventually,
+    our_writes,
+    stays,
+    until_all_is_told,
+)
 
 JAVA = "registry.example.com/team/java11:2.1"
 THEIA = "registry.example.com/team/theia:2.1"
@@ -111,7 +122,7 @@ def test_a_second_run_changes_nothing_while_pods_still_start(
         for result in install({"slow": slow}, wait=False):
             assert not result["changed"]
         assert kubectl.daemonset()["status"].get("numberReady", 0) < 2, "the image was not slow enough for this test"
-        assert our_writes(cluster, mark, "admin", kubectl.namespace) == []
+        assert our_writes(cluster, mark, "admin") == []
     finally:
         cluster.registry_clear()
 
@@ -121,6 +132,7 @@ def test_a_rerun_on_an_unchanged_cluster_writes_nothing(cluster: Cluster, namesp
     start = cluster.audit_mark()
     install({"java11": JAVA})
     assert len(our_writes(cluster, start, "admin")) >= 8, "the audit does not see our writes"
+    until_all_is_told(cluster, namespace)
     mark = cluster.audit_mark()
     for result in install({"java11": JAVA}):
         assert not result["changed"]

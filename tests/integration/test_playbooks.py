@@ -13,7 +13,17 @@ import yaml
 from tests.cluster import Cluster
 from tests.running import ROOT, ansible_environment
 
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, Module, Playbook, eventually, our_writes
+from .conftest import (
+    CONFIG_MAP,
+    DAEMONSET,
+    DEPLOYMENT,
+    Kubectl,
+    Module,
+    Playbook,
+    eventually,
+    our_writes,
+    until_all_is_told,
+)
 
 IMAGE = "registry.example.com/playbooks/java11:2.1"
 IMAGES = {"java11": IMAGE}
@@ -39,6 +49,7 @@ def test_a_second_installation_changes_nothing(cluster: Cluster, namespace: str,
     first = playbook("install", images=IMAGES)
     assert first.changed >= 1
     assert "1 of 1 image cached on both nodes" in first.stdout
+    until_all_is_told(cluster, namespace)
     mark = cluster.audit_mark()
     second = playbook("install", images=IMAGES)
     assert second.changed == 0
