@@ -209,13 +209,19 @@ T = TypeVar("T")
 
 
 def eventually(question: Callable[[], T], seconds: float = 30, pause: float = 0.2) -> T:
-    """The first true answer; an assertion with the last one after ``seconds``."""
+    """The first true answer; a question may also assert. An assertion with what was seen last after ``seconds``."""
     end = time.monotonic() + seconds
     while True:
-        answer = question()
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"still {answer!r} after {seconds} s"
+        late = time.monotonic() > end
+        try:
+            answer = question()
+        except AssertionError:
+            if late:
+                raise
+        else:
+            if answer:
+                return answer
+            assert not late, f"still {answer!r} after {seconds} s"
         time.sleep(pause)
 
 

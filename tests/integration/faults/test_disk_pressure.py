@@ -9,7 +9,7 @@ from typing import Any
 from tests.cluster import Cluster
 
 from ..conftest import eventually, stays
-from .conftest import Cache, installed
+from .conftest import installed
 
 DISK_MB = 300
 BIG = {f"big{number}": f"registry.example.com/faults/big{number}:1" for number in (1, 2)}
@@ -34,8 +34,8 @@ def fill(cluster: Cluster, node: str, namespace: str, megabytes: int) -> None:
     cluster.kubectl("create", "-f", "-", input=json.dumps(pod))
 
 
-def states(cache: Cache, node: str) -> set[str]:
-    return {row["state"] for row in cache.info()["rows"] if row["node"] == node}
+def states(info: dict[str, Any], node: str) -> set[str]:
+    return {row["state"] for row in info["rows"] if row["node"] == node}
 
 
 def conditions(cluster: Cluster, node: str) -> dict[str, str]:
@@ -55,7 +55,13 @@ def test_disk_pressure(cluster: Cluster) -> None:
             assert holds(cluster, node) == [True, True]
             fill(cluster, node, cache.namespace, 120)
             eventually(lambda: conditions(cluster, node)["DiskPressure"] == "True", 120, pause=1)
-            eventually(lambda: states(cache, node) == {"released"}, 180, pause=1)
+
+            def is_released() -> bool:
+                told = cache.info()
+                assert states(told, node) == {"released"}, (told, cache.pods(node), conditions(cluster, node))
+                return True
+
+            eventually(is_released, 180, pause=1)
             eventually(lambda: holds(cluster, node) == [False, False], 120, pause=1)
             told = cache.info()
             assert told["verdict"] == "Healthy", told["reasons"]
@@ -69,8 +75,7 @@ def test_disk_pressure(cluster: Cluster) -> None:
             assert user["status"]["containerStatuses"][0]["restartCount"] == 0
             cluster.kubectl("delete", "pod", USER, "-n", cache.namespace)
             eventually(lambda: holds(cluster, node) == [True, True], 180, pause=1)
-            cache.healthy()
-            assert states(cache, node) == {"cached"}
+            assert states(cache.healthy(), node) == {"cached"}
             assert cache.held().daemonset == before.daemonset
     finally:
         cluster.remove_node(node)

@@ -116,7 +116,14 @@ def dead(cluster: Cluster, cache: Cache, added: str) -> str:
     """That node again, with its kubelet gone for so long that the control plane has noticed; its pods go on."""
     before = cache.on_nodes()
     cluster.node(added).stop(runtime=False)
-    eventually(lambda: node_of(cache, added).get("excused") == "the node is not ready", 120, pause=2)
+
+    def is_noticed() -> bool:
+        assert node_of(cache, added).get("excused") == "the node is not ready", cluster.kubectl(
+            "describe", "node", added
+        )
+        return True
+
+    eventually(is_noticed, 120, pause=2)
     assert cache.on_nodes() == before
     return added
 
