@@ -205,6 +205,12 @@ def kubectl(cluster: Cluster, namespace: str) -> Kubectl:
     return Kubectl(cluster, namespace)
 
 
+def container_of(pod: dict[str, Any]) -> str:
+    """The id of a pod's first container."""
+    container: str = pod["status"]["containerStatuses"][0]["containerID"]
+    return container
+
+
 T = TypeVar("T")
 
 
