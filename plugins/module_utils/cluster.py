@@ -126,6 +126,11 @@ class Cluster:
     def __init__(self, client: Client) -> None:
         self.client = client
 
+    @property
+    def server(self) -> str:
+        """The address of the API server, "" where the client does not tell."""
+        return getattr(getattr(self.client, "configuration", None), "host", None) or ""
+
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
         try:
