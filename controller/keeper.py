@@ -32,6 +32,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     FIELDS,
     Reading,
     Settings,
+    fingerprint,
     from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
@@ -71,6 +72,7 @@ class Keeper:
         self.synced = False
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
+        self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
         self.view: View | None = None
         self.decision = Decision("none")
         self.step = Step()
@@ -174,6 +176,8 @@ class Keeper:
             return self._interval()
         self.settings = settings
         pause = self._keep(settings)
+        follows = self.decision.action not in ("refuse", "wait") and not self.decision.paused
+        self.in_place = fingerprint(settings) if follows else ""
         self._remove_former(settings)
         return pause
 
