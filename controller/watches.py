@@ -79,7 +79,7 @@ class Watch:
         return self._filled and not self._broken and self.denied is None
 
     def get(self, name: str) -> Object | None:
-        """One object as it is kept."""
+        """One object as it is kept; its name is ``namespace/name`` where all namespaces are watched."""
         return self._objects.get(name)
 
     def all(self) -> list[Object]:
@@ -152,7 +152,7 @@ class Watch:
             for item in items:
                 kept = self._slim(item)
                 if kept is not None:
-                    found[item["metadata"]["name"]] = kept
+                    found[self._key(item)] = kept
         before = self._objects
         self._replace(found)
         news = not self._filled or self._broken or self.denied is not None
@@ -187,7 +187,7 @@ class Watch:
         return version
 
     def _take(self, type_: str, obj: Mapping[str, Any]) -> None:
-        name = obj["metadata"]["name"]
+        name = self._key(obj)
         kept = None if type_ == "DELETED" else self._slim(obj)
         before = self._objects.get(name)
         if kept == before:
@@ -198,6 +198,11 @@ class Watch:
             else:
                 self._objects[name] = kept
         self._changed(before, kept)
+
+    def _key(self, obj: Mapping[str, Any]) -> str:
+        data = obj["metadata"]
+        all_namespaces = self.namespace is None and data.get("namespace")
+        return f"{data['namespace']}/{data['name']}" if all_namespaces else str(data["name"])
 
     def _replace(self, objects: dict[str, Object]) -> None:
         with self._lock:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import Counter
+
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DAEMONSET
@@ -100,29 +102,63 @@ class Cached(Cluster):
         return answer
 
 
-class World:
-    """The cluster as the controller sees it.
+class Surroundings:
+    """What controller and operator have in common: the API, its caches, and what is told of both.
 
+    :param api_errors: a counter with the labels verb and status.
     :param woken: told of each change in a cache, by kind.
     """
 
-    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock, api_errors: Counter, woken: Woken) -> None:
         self.cluster = cluster
         self.clock = clock
+        self.recorder = Recorder(cluster, clock, self.failed)
+        self._api_errors = api_errors
+        self._woken = woken
+        self._said: dict[str, str] = {}
+        self._said_at = float("-inf")
+
+    def failed(self, error: ApiError) -> None:
+        """Count an error of the API, and say once which right is missing."""
+        if error.status != 410:
+            self._api_errors.labels(error.verb or "get", str(error.status)).inc()
+        if error.forbidden:
+            self.say(error.message, str(error))
+        elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
+            self._said_at = self.clock.monotonic()
+            log.warning("%s", error)
+
+    def say(self, topic: str, text: str, level: int = logging.WARNING) -> None:
+        """Log a state when it changes, not each time that it is seen."""
+        if self._said.get(topic, "") != text:
+            self._said[topic] = text
+            if text:
+                log.log(level, "%s", text)
+
+    def watch(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
+        """A cache of this type, to be started."""
+
+        def changed(before: Object | None, after: Object | None) -> None:
+            self._woken(kind, before, after)
+
+        return type_(self.cluster, kind, namespace, changed=changed, failed=self.failed, clock=self.clock, **named)
+
+
+class World(Surroundings):
+    """The cluster as the controller sees it."""
+
+    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
+        super().__init__(cluster, clock, metrics.api_errors, woken)
         self.metrics = metrics
         self.namespace = namespace
-        self.recorder = Recorder(cluster, clock, self.failed)
-        self.config_maps: Watch = self._make(Watch, "ConfigMap", namespace, slim=slim_config_map)
+        self.config_maps: Watch = self.watch(Watch, "ConfigMap", namespace, slim=slim_config_map)
         self.cached = Cached(cluster, clock, self._watch)
-        self._woken = woken
         self._share = Shared()
-        self.nodes: Watch = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
+        self.nodes: Watch = self.watch(Watch, "Node", None, slim=node_slimmer(self._share))
         self._scopes: dict[str, Scope] = {}
         self._openshift: bool | None = None
         self._pods_right: tuple[float, bool] | None = None
         self._lock = threading.Lock()
-        self._said: dict[str, str] = {}
-        self._said_at = float("-inf")
 
     def start(self) -> None:
         """Begin to watch what every set needs."""
@@ -134,7 +170,7 @@ class World:
         """The caches of a namespace, begun when they are asked for the first time."""
         with self._lock:
             if namespace not in self._scopes:
-                self._scopes[namespace] = Scope(self._make, namespace, self._share, self.clock)
+                self._scopes[namespace] = Scope(self.watch, namespace, self._share, self.clock)
                 for watch in self._scopes[namespace].watches:
                     watch.start()
             return self._scopes[namespace]
@@ -180,23 +216,10 @@ class World:
         return self._pods_right[1]
 
     def failed(self, error: ApiError) -> None:
-        """Count an error of the API, and say once which right is missing."""
-        if error.status != 410:
-            self.metrics.api_errors.labels(error.verb or "get", str(error.status)).inc()
-        if error.forbidden:
-            if error.verb in ("delete", "create", "patch"):
-                self._pods_right = None
-            self.say(error.message, str(error))
-        elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
-            self._said_at = self.clock.monotonic()
-            log.warning("%s", error)
-
-    def say(self, topic: str, text: str, level: int = logging.WARNING) -> None:
-        """Log a state when it changes, not each time that it is seen."""
-        if self._said.get(topic, "") != text:
-            self._said[topic] = text
-            if text:
-                log.log(level, "%s", text)
+        """The same; a right that is gone is asked for anew."""
+        if error.forbidden and error.verb in ("delete", "create", "patch"):
+            self._pods_right = None
+        super().failed(error)
 
     def _watch(self, kind: str, namespace: str | None) -> Watch | None:
         if kind == "ConfigMap" and namespace == self.namespace:
@@ -204,9 +227,3 @@ class World:
         if kind == "DaemonSet" and namespace:
             return self.scope(namespace).daemonsets
         return None
-
-    def _make(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
-        def changed(before: Object | None, after: Object | None) -> None:
-            self._woken(kind, before, after)
-
-        return type_(self.cluster, kind, namespace, changed=changed, failed=self.failed, clock=self.clock, **named)

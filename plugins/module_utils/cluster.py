@@ -60,6 +60,12 @@ RESOURCES = {
     "LimitRange": Resource("", "v1", "limitranges"),
     "Deployment": Resource("apps", "v1", "deployments"),
     "DaemonSet": Resource("apps", "v1", "daemonsets"),
+    "KubernetesImagePuller": Resource("che.eclipse.org", "v1alpha1", "kubernetesimagepullers"),
+    "CustomResourceDefinition": Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False),
+    "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+    "OperatorGroup": Resource("operators.coreos.com", "v1", "operatorgroups"),
+    "Subscription": Resource("operators.coreos.com", "v1alpha1", "subscriptions"),
+    "ClusterServiceVersion": Resource("operators.coreos.com", "v1alpha1", "clusterserviceversions"),
     "PodSecurityPolicyReview": Resource("security.openshift.io", "v1", "podsecuritypolicyreviews"),
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
 }
@@ -262,11 +268,14 @@ class Cluster:
         *,
         manager: str = MANAGER,
         dry_run: bool = False,
-    ) -> None:
-        """Change some fields of an object that is there, and nothing else of it."""
+    ) -> dict[str, Any]:
+        """Change some fields of an object that is there, and nothing else of it; the object as it is then.
+
+        :param name: with ``/status`` behind, the fields are those of its status.
+        """
         query = {"field_manager": manager, "dry_run": "All" if dry_run else None}
         content_type = "application/merge-patch+json"
-        self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+        return self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
 
     def annotate(
         self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False

@@ -174,9 +174,9 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
                 # Asked every second until the first pass has ended, so that an installation need not wait for it.
-                "startupProbe": _probe("/readyz", period=1, failures=120),
-                "livenessProbe": _probe("/healthz", period=20, failures=6),
-                "readinessProbe": _probe("/readyz", period=10, failures=3),
+                "startupProbe": probe("/readyz", period=1, failures=120),
+                "livenessProbe": probe("/healthz", period=20, failures=6),
+                "readinessProbe": probe("/readyz", period=10, failures=3),
                 "resources": {
                     "requests": {"cpu": resources.cpu_request, "memory": resources.memory_request},
                     "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
@@ -201,7 +201,8 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
     }
 
 
-def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    """A probe of our processes, controller and operator."""
     return {
         "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
         "periodSeconds": period,

@@ -155,11 +155,11 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
         deployment = cluster.get("Deployment", installation.deployment_name, namespace)
         if deployment is None:
             raise RuntimeError(f"Deployment {namespace}/{installation.deployment_name} has gone")
-        if _is_available(deployment):
+        if is_available(deployment):
             return
         labels = deployment["spec"]["selector"]["matchLabels"]
         pods, _version = cluster.list("Pod", namespace, labels=",".join(f"{k}={v}" for k, v in labels.items()))
-        trouble, final = _controller_trouble(deployment, pods)
+        trouble, final = controller_trouble(deployment, pods)
         if final or time.monotonic() > end:
             raise RuntimeError(
                 f"Deployment {namespace}/{installation.deployment_name} is not available"
@@ -169,7 +169,8 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
-def _is_available(deployment: dict[str, Any]) -> bool:
+def is_available(deployment: dict[str, Any]) -> bool:
+    """Whether the pods of the Deployment as it is now are there, and no others."""
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
     return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
@@ -179,7 +180,7 @@ def _is_available(deployment: dict[str, Any]) -> bool:
     )
 
 
-def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> tuple[str, bool]:
+def controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> tuple[str, bool]:
     """What keeps the controller from running, and whether waiting can't help."""
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":

@@ -51,6 +51,7 @@ KNOWN_FIELDS = (
 # The last part of the names under which the known controller is published, here and there with a version behind.
 _KNOWN_IMAGES = ("kubernetes-image-puller", "imagepuller-rhel")
 _FAILURES = 5
+_OURS = ("verdict", "progress", "images", "nodes", "cached", "pulling", "waiting", "failed", "failures")
 _LONGEST = 1024  # Characters of a condition's message.
 
 # --- the definition --------------------------------------------------------------------------------------------------
@@ -357,7 +358,7 @@ def is_foreign(live: Mapping[str, Any]) -> bool:
     return not is_ours(live) or any(owner.get("controller") for owner in owners)
 
 
-def ruling(resources: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def ruling(resources: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Of the resources of one namespace the one that rules: the oldest that is not being deleted."""
     staying = [resource for resource in resources if not metadata(resource).get("deletionTimestamp")]
     return min(staying, key=lambda r: (metadata(r).get("creationTimestamp", ""), metadata(r)["name"]), default=None)
@@ -375,7 +376,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Told:
+class Seen:
     """What there is to tell about a resource.
 
     ``image`` is the controller's; ``problems`` of entries that were left out; ``daemonset`` the live one, None where
@@ -398,16 +399,16 @@ def superseded(by: str) -> Refusal:
     )
 
 
-def status_of(resource: Mapping[str, Any], told: Told, now: str) -> dict[str, Any]:
+def status_of(resource: Mapping[str, Any], seen: Seen, now: str) -> dict[str, Any]:
     """The status of a resource.
 
     :param now: RFC 3339; the time of a condition that changes.
     """
-    verdict = _verdict(told)
+    verdict = _verdict(seen)
     generation = metadata(resource).get("generation", 1)
     before = {c.get("type"): c for c in (resource.get("status") or {}).get("conditions") or ()}
     conditions = []
-    for type_, (holds, reason, message) in _conditions(told, verdict).items():
+    for type_, (holds, reason, message) in _conditions(seen, verdict).items():
         status = "True" if holds else "False"
         last = before.get(type_, {})
         conditions.append(
@@ -420,41 +421,41 @@ def status_of(resource: Mapping[str, Any], told: Told, now: str) -> dict[str, An
                 "lastTransitionTime": last.get("lastTransitionTime", now) if last.get("status") == status else now,
             }
         )
-    image = {"imagePullerImage": told.image} if told.image else {}
+    image = {"imagePullerImage": seen.image} if seen.image else {}
     return {"observedGeneration": generation, "conditions": conditions, **_counts(verdict), **image}
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What turns one status into another, with null for what has gone."""
-    return {**{name: None for name in before if name not in after}, **after}
+    """What turns one status into another, with null for what is ours and has gone."""
+    return {**{name: None for name in _OURS if name in before and name not in after}, **after}
 
 
-def _verdict(told: Told) -> Mapping[str, Any] | None:
+def _verdict(seen: Seen) -> Mapping[str, Any] | None:
     """What the controller published, if that is about these settings and about the DaemonSet as it is."""
-    if told.daemonset is None or told.settings is None:
+    if seen.daemonset is None or seen.settings is None:
         return None
-    data = metadata(told.daemonset)
+    data = metadata(seen.daemonset)
     try:
         verdict = json.loads((data.get("annotations") or {}).get(STATUS) or "{}")
     except ValueError:
         return None
-    if not isinstance(verdict, dict) or verdict.get("settings") != fingerprint(told.settings):
+    if not isinstance(verdict, dict) or verdict.get("settings") != fingerprint(seen.settings):
         return None
     return verdict if verdict.get("generation") == data.get("generation") else None
 
 
-def _conditions(told: Told, verdict: Mapping[str, Any] | None) -> dict[str, tuple[bool, str, str]]:
+def _conditions(seen: Seen, verdict: Mapping[str, Any] | None) -> dict[str, tuple[bool, str, str]]:
     """Ready, Progressing and Degraded: whether, one word, and a sentence."""
-    if told.refusal:
-        why = (told.refusal.reason, told.refusal.message)
+    if seen.refusal:
+        why = (seen.refusal.reason, seen.refusal.message)
         return {"Ready": (False, *why), "Progressing": (False, *why), "Degraded": (True, *why)}
-    problems = " ".join(told.problems)
+    problems = " ".join(seen.problems)
     if verdict is None:
-        message = told.trouble or "the controller has not told of these settings yet"
-        reason = "ControllerUnavailable" if told.trouble else "Reconciling"
-        degraded = (True, "InvalidSettings", problems) if problems else (bool(told.trouble), reason, message)
+        message = seen.trouble or "the controller has not told of these settings yet"
+        reason = "ControllerUnavailable" if seen.trouble else "Reconciling"
+        degraded = (True, "InvalidSettings", problems) if problems else (bool(seen.trouble), reason, message)
         return {"Ready": (False, reason, message), "Progressing": (True, reason, message), "Degraded": degraded}
-    name, message = str(verdict.get("verdict")), _sentence(verdict, told)
+    name, message = str(verdict.get("verdict")), _sentence(verdict, seen)
     ready = (name == "Healthy" and not problems, name, message)
     if problems:
         ready = (False, "InvalidSettings", f"{problems} {message}")
@@ -466,10 +467,10 @@ def _conditions(told: Told, verdict: Mapping[str, Any] | None) -> dict[str, tupl
     }
 
 
-def _sentence(verdict: Mapping[str, Any], told: Told) -> str:
+def _sentence(verdict: Mapping[str, Any], seen: Seen) -> str:
     counts = _counts(verdict)
     said = f"{counts['progress']} cached on {counts['nodes']} nodes." if "progress" in counts else ""
-    return " ".join(filter(None, (said, *verdict.get("reasons", ()), *told.notes, told.trouble)))
+    return " ".join(filter(None, (said, *verdict.get("reasons", ()), *seen.notes, seen.trouble)))
 
 
 def _counts(verdict: Mapping[str, Any] | None) -> dict[str, Any]:

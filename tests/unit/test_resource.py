@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.resource im
     KIND,
     KNOWN_FIELDS,
     Refusal,
-    Told,
+    Seen,
     about,
     crd,
     default_of,
@@ -236,14 +236,14 @@ def daemonset(verdict: str = "Healthy", *, generation: int = 5, **more: Any) -> 
     return {"metadata": {"generation": 5, "annotations": {STATUS: text}}}
 
 
-def conditions(told: Told, live: dict[str, Any] | None = None) -> dict[str, tuple[str, str]]:
+def conditions(told: Seen, live: dict[str, Any] | None = None) -> dict[str, tuple[str, str]]:
     status = status_of(live or resource(), told, NOW)
     assert {c["observedGeneration"] for c in status["conditions"]} == {status["observedGeneration"]} == {3}
     return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
 
 
 def test_ready_means_that_the_images_are_on_the_nodes() -> None:
-    told = Told(settings=SETTINGS, daemonset=daemonset(), image=IMAGE)
+    told = Seen(settings=SETTINGS, daemonset=daemonset(), image=IMAGE)
     assert conditions(told) == {
         "Ready": ("True", "Healthy"),
         "Progressing": ("False", "Healthy"),
@@ -266,7 +266,7 @@ def test_ready_means_that_the_images_are_on_the_nodes() -> None:
     ],
 )
 def test_a_verdict_on_something_else_makes_nothing_ready(live: dict[str, Any] | None) -> None:
-    found = conditions(Told(settings=SETTINGS, daemonset=live))
+    found = conditions(Seen(settings=SETTINGS, daemonset=live))
     assert found["Ready"] == ("False", "Reconciling")
     assert found["Progressing"][0] == "True"
     assert found["Degraded"][0] == "False"
@@ -282,37 +282,37 @@ def test_a_verdict_on_something_else_makes_nothing_ready(live: dict[str, Any] | 
     ],
 )
 def test_each_verdict_has_its_conditions(verdict: str, ready: str, progressing: str, degraded: str) -> None:
-    found = conditions(Told(settings=SETTINGS, daemonset=daemonset(verdict)))
+    found = conditions(Seen(settings=SETTINGS, daemonset=daemonset(verdict)))
     assert [found[type_][0] for type_ in ("Ready", "Progressing", "Degraded")] == [ready, progressing, degraded]
 
 
 def test_a_refusal_says_why_and_what_helps() -> None:
-    refused = Told(refusal=Refusal("ForeignObject", "it is not ours"), daemonset=daemonset(), settings=SETTINGS)
+    refused = Seen(refusal=Refusal("ForeignObject", "it is not ours"), daemonset=daemonset(), settings=SETTINGS)
     assert conditions(refused)["Ready"] == ("False", "ForeignObject")
     assert conditions(refused)["Degraded"] == ("True", "ForeignObject")
-    waits = status_of(resource(), Told(refusal=superseded("first")), NOW)["conditions"][0]
+    waits = status_of(resource(), Seen(refusal=superseded("first")), NOW)["conditions"][0]
     assert (waits["reason"], "KubernetesImagePuller first" in waits["message"]) == ("Superseded", True)
 
 
 def test_entries_that_were_left_out_are_told_beside_those_that_are_cached() -> None:
-    told = Told(settings=SETTINGS, daemonset=daemonset(), problems=("images, entry 2 'x': bad. Remedy: mend it.",))
+    told = Seen(settings=SETTINGS, daemonset=daemonset(), problems=("images, entry 2 'x': bad. Remedy: mend it.",))
     found = conditions(told)
     assert (found["Ready"], found["Degraded"]) == (("False", "InvalidSettings"), ("True", "InvalidSettings"))
 
 
 def test_what_keeps_the_controller_from_running_is_told() -> None:
-    found = status_of(resource(), Told(settings=SETTINGS, trouble="its image can't be pulled"), NOW)["conditions"]
+    found = status_of(resource(), Seen(settings=SETTINGS, trouble="its image can't be pulled"), NOW)["conditions"]
     assert {c["type"]: c["status"] for c in found} == {"Ready": "False", "Progressing": "True", "Degraded": "True"}
     assert "its image can't be pulled" in found[0]["message"]
 
 
 def test_a_condition_keeps_its_time_until_it_turns() -> None:
-    told = Told(settings=SETTINGS, daemonset=daemonset())
+    told = Seen(settings=SETTINGS, daemonset=daemonset())
     before = resource()
     before["status"] = status_of(before, told, NOW)
     later = "2026-11-20T13:00:00Z"
     assert status_of(before, told, later) == before["status"]
-    after = status_of(before, Told(settings=SETTINGS, daemonset=daemonset("Degraded")), later)["conditions"]
+    after = status_of(before, Seen(settings=SETTINGS, daemonset=daemonset("Degraded")), later)["conditions"]
     assert {c["type"]: c["lastTransitionTime"] for c in after} == {
         "Ready": later,
         "Progressing": NOW,
@@ -324,11 +324,11 @@ def test_a_status_stays_small_and_forgets_what_has_passed() -> None:
     failures = [{"name": f"i{n}", "image": "x", "class": "network", "nodes": 1, "message": "m"} for n in range(9)]
     worst = status_of(
         resource(),
-        Told(settings=SETTINGS, daemonset=daemonset("Degraded", failures=failures, reasons=["r" * 3000])),
+        Seen(settings=SETTINGS, daemonset=daemonset("Degraded", failures=failures, reasons=["r" * 3000])),
         NOW,
     )
     assert len(worst["failures"]) == 5
     assert max(len(c["message"]) for c in worst["conditions"]) == 1024
-    healthy = status_of(resource(), Told(settings=SETTINGS, daemonset=daemonset()), NOW)
+    healthy = status_of(resource(), Seen(settings=SETTINGS, daemonset=daemonset()), NOW)
     assert merge_patch(worst, healthy)["failures"] is None
     assert "failures" not in healthy
