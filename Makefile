@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots manifests build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ bench-truth: setup ## How large the report is, and how fast it opens
 
 screenshots: setup ## Take those of docs/REPORT.md again
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
+
+manifests: setup ## Write deploy/ from the collection's own source
+	@PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
 
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build

@@ -106,7 +106,7 @@ def test_execution_environment_files_are_there() -> None:
 
 def test_python_files_name_their_license() -> None:
     plugins = list(ROOT.glob("plugins/**/*.py"))
-    for path in [*plugins, *ROOT.glob("controller/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+    for path in [*plugins, *ROOT.glob("controller/**/*.py"), *ROOT.glob("deploy/*.py"), *ROOT.glob("tests/**/*.py")]:
         header = path.read_text()[:400]
         assert f"SPDX-License-Identifier: {GALAXY['license'][0]}" in header, path
         assert path not in plugins or "GNU General Public License v3.0+" in header, path
