@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils import openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import GROUP
@@ -25,25 +26,35 @@ class Method:
     """One way to install.
 
     ``sets``: (installation, sets) -> what holds the settings of the sets. ``controller``: (installation, settings
-    that all sets begin with) -> what makes the controller run. Both in the order in which they are applied, all in the
-    namespace of the settings; the first before the second, since a controller may read its settings as it starts.
+    that all sets begin with) -> what makes the controller run. Each in the order in which they are applied; the first
+    before the second, since a controller may read its settings as it starts.
     """
 
     sets: Callable[[Installation, Sequence[Wanted]], list[dict[str, Any]]]
     controller: Callable[[Installation, Settings], list[dict[str, Any]]]
 
 
-def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
+def set_config_map(
+    installation: Installation,
+    wanted: Wanted,
+    make: Callable[[Installation, Settings], dict[str, Any]] = objects.config_map,
+) -> dict[str, Any]:
     """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
-    made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
+    made = make(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
     made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
     return made
 
 
-def set_config_maps(installation: Installation, sets: Sequence[Wanted]) -> list[dict[str, Any]]:
-    """The ConfigMaps of these sets."""
+def _as_manifests(installation: Installation, sets: Sequence[Wanted]) -> list[dict[str, Any]]:
     return [set_config_map(installation, wanted) for wanted in sets]
 
 
-MANIFESTS = "manifests"
-METHODS = {MANIFESTS: Method(set_config_maps, objects.controller)}
+def _from_template(installation: Installation, sets: Sequence[Wanted]) -> list[dict[str, Any]]:
+    return [set_config_map(installation, wanted, openshift.config_map) for wanted in sets]
+
+
+MANIFESTS, OPENSHIFT_TEMPLATE = "manifests", "openshift_template"
+METHODS = {
+    MANIFESTS: Method(_as_manifests, objects.controller),
+    OPENSHIFT_TEMPLATE: Method(_from_template, openshift.controller),
+}

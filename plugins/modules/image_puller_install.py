@@ -73,9 +73,11 @@ options:
     description:
       - How the installation comes to the cluster.
       - V(manifests) applies the objects as they are.
+      - V(openshift_template) makes the ServiceAccount with its Role, the ConfigMaps and the Deployment from the
+        documented OpenShift Templates, on any cluster. They name no user for the controller and have no probes.
       - Names are the same in every method. A method that follows another keeps the DaemonSets and their pods.
     type: str
-    choices: [manifests]
+    choices: [manifests, openshift_template]
     default: manifests
   controller:
     description:
