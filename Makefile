@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ integration: setup image ## Tests on real clusters, which they start and stop; W
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
+
+manifests: setup ## Write deploy/ anew, from the collection's own objects
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
 
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(IMAGE_ARGS)
