@@ -83,8 +83,9 @@ build: setup ## The collection's tarball, in build/
 lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv
 	$(PY) -m uv pip compile $(LOCK) --output-file tests/requirements.txt tests/requirements.in
-	$(PY) -m uv pip compile $(LOCK) --no-deps \
-	  --output-file tests/requirements-kubernetes-core.txt tests/requirements-kubernetes-core.in
+	for name in kubernetes-core ansible-core-2.19 ansible-core-2.20; do \
+	  $(PY) -m uv pip compile $(LOCK) --no-deps \
+	    --output-file tests/requirements-$$name.txt tests/requirements-$$name.in || exit; done
 
 LOCK := --upgrade --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 

@@ -130,6 +130,11 @@ class Cluster:
         #: A namespace that is known not to be there, where the API server would only say that it may not be read.
         self.missing = ""
 
+    @property
+    def server(self) -> str:
+        """The address of the API server, "" where the client does not tell."""
+        return getattr(getattr(self.client, "configuration", None), "host", None) or ""
+
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
         try:
