@@ -14,7 +14,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils import inst
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd, read_resource, spec_fields
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import DEFAULT_IMAGES
-from deploy.__main__ import ROOT, files
+from deploy.__main__ import HERE as ROOT
+from deploy.__main__ import files
 from tests.unit import objects
 
 
