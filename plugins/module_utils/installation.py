@@ -31,6 +31,7 @@ PRIORITY_CLASS_NAME = "image-puller-cache"
 # Below every user's pod (0) and above head-room placeholders (-10, where autoscalers stop caring).
 PRIORITY = -5
 PORT = 8080
+CATALOG = "kubecache"  # OLM's source of our operator.
 NODE_SELECTOR = "openshift.io/node-selector"  # On a namespace: instead of the cluster's default node selector.
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -58,6 +59,8 @@ class Installation:
     deployment_priority_class_name: str = ""
     resources: Resources = field(default_factory=Resources)
     openshift: bool = False
+    catalog: str = CATALOG
+    catalog_namespace: str = ""  # Empty: where OLM has its own.
 
 
 def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
@@ -25,7 +25,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS, OLM, OPERATOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     MANAGED_BY,
     MANAGER,
@@ -33,6 +33,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     is_ours,
     metadata,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _LONGEST_PAUSE = 2.0
@@ -65,6 +67,7 @@ class Choices:
     read_nodes: bool | None = None
     controller: bool = True
     install_method: str = MANIFESTS
+    wait_timeout: float = 900.0
 
 
 @dataclass
@@ -94,6 +97,11 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
+    hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
+    operated.leave_others(hands, choices.install_method)
+    if method.operated:
+        _install_operator(hands, installation, plan, choices, outcome, live)
+        return
     account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
     running = method.controller(installation, common) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
@@ -113,6 +121,80 @@ def install(
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
 
 
+def _install_operator(
+    hands: Hands,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
+) -> None:
+    """The operator, the resource, and what no operator keeps; wait until it has brought about the rest."""
+    cluster, dry_run, common, method = hands.cluster, hands.dry_run, plan.required(), METHODS[choices.install_method]
+    _require_controller(choices)
+    running, settings = method.controller(installation, common), method.sets(installation, plan.sets)
+    kept = [objects.cache_service_account(common), *objects.controller(installation, common)]
+    found = _read(cluster, [*running, *settings, *kept], live)
+    main = live.get(installation.config_map_name)
+    _install_namespace(cluster, installation, common, choices, outcome, dry_run)
+    class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
+    outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
+    operated.hand_over(hands, [obj for obj in (main, *(found[describe(part)] for part in kept)) if obj])
+    if choices.install_method == OLM:
+        operated.require_olm(hands)
+    else:
+        operated.keep_definition(hands, crd())
+    for part in running:
+        _keep(cluster, part, outcome, dry_run, found)
+    if choices.install_method == OLM:
+        operated.wait_for_csv(hands)
+    resource, *groups = method.sets(installation, outcome.sets)
+    operated.keep_resource(hands, resource)
+    for part in groups:
+        _keep(cluster, part, outcome, dry_run, found)
+    operated.wait_until_kept(hands, resource)
+    for name in plan.leaving:
+        _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
+    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+
+
+def _require_controller(choices: Choices) -> None:
+    if not choices.controller:
+        raise RuntimeError(
+            f"install_method {choices.install_method} runs a controller. "
+            f"Remedy: leave controller=false out, or let install_method be {MANIFESTS}"
+        )
+
+
+def _hands(cluster: Cluster, namespace: str, outcome: Outcome, dry_run: bool, timeout: float) -> Hands:
+    def trouble(name: str) -> tuple[str, bool]:
+        deployment = cluster.get("Deployment", name, namespace)
+        if deployment is None:
+            return f"Deployment {namespace}/{name} is not there", False
+        if is_available(deployment):
+            return "", False
+        why, final = controller_trouble(deployment, _pods_of(cluster, deployment))
+        return f"{describe(deployment)}: {why or 'its pod is still starting'}", final
+
+    return Hands(
+        cluster=cluster,
+        namespace=namespace,
+        keep=lambda wanted: _keep(cluster, wanted, outcome, dry_run),
+        remove=lambda kind, name, where: _remove(cluster, kind, name, where, outcome, dry_run),
+        say=outcome.warnings.append,
+        left=outcome.left.append,
+        trouble=trouble,
+        dry_run=dry_run,
+        timeout=timeout,
+    )
+
+
+def _pods_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    return cluster.list("Pod", deployment["metadata"]["namespace"], labels=selector)[0]
+
+
 def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[dict[str, Any]]:
     """All objects that :func:`install` keeps where it may do all that it tries.
 
@@ -122,6 +204,11 @@ def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[d
     sets = _sets_to_be(plan, choices)
     made = [] if choices.create_namespace is False else [objects.namespace(common, installation.openshift)]
     made += [objects.priority_class()] if _wants_priority_class(plan.sets, choices) else []
+    if method.operated:
+        _require_controller(choices)
+        made += [crd()] if choices.install_method == OPERATOR else []
+        made += [] if choices.read_nodes is False else objects.nodes_access(installation, common)
+        return [*made, *method.controller(installation, common), *method.sets(installation, sets)]
     made += [objects.cache_service_account(common), *method.sets(installation, sets)]
     if choices.controller:
         made += [] if choices.read_nodes is False else objects.nodes_access(installation, common)
@@ -157,6 +244,8 @@ def uninstall(
     namespace = settings.namespace
     image_set = ImageSet(namespace, installation.config_map_name, installation.deployment_name)
     sets = installed_config_maps(cluster, image_set)
+    if not operated.uninstall(_hands(cluster, namespace, outcome, dry_run, timeout)):
+        return
     for wanted in reversed(objects.controller(installation, settings)):
         _remove(cluster, wanted["kind"], wanted["metadata"]["name"], namespace, outcome, dry_run)
     for name in sets:
@@ -176,9 +265,7 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
             raise RuntimeError(f"Deployment {namespace}/{installation.deployment_name} has gone")
         if is_available(deployment):
             return
-        labels = deployment["spec"]["selector"]["matchLabels"]
-        pods, _version = cluster.list("Pod", namespace, labels=",".join(f"{k}={v}" for k, v in labels.items()))
-        trouble, final = controller_trouble(deployment, pods)
+        trouble, final = controller_trouble(deployment, _pods_of(cluster, deployment))
         if final or time.monotonic() > end:
             raise RuntimeError(
                 f"Deployment {namespace}/{installation.deployment_name} is not available"

@@ -139,15 +139,16 @@ def catalog_template() -> dict[str, Any]:
     }
 
 
-def subscription(namespace: str, source: str, source_namespace: str) -> list[dict[str, Any]]:
+def subscription(installation: Installation, namespace: str) -> list[dict[str, Any]]:
     """What asks OLM for the operator in one namespace: an OperatorGroup for that namespace, and the Subscription."""
     group = _object("operators.coreos.com/v1", "OperatorGroup", namespace)
     asked = _object("operators.coreos.com/v1alpha1", "Subscription", namespace)
     wanted = {
         "name": PACKAGE,
         "channel": CHANNEL,
-        "source": source,
-        "sourceNamespace": source_namespace,
+        "source": installation.catalog,
+        "sourceNamespace": installation.catalog_namespace
+        or ("openshift-marketplace" if installation.openshift else "olm"),
         "installPlanApproval": "Automatic",
     }
     return [{**group, "spec": {"targetNamespaces": [namespace]}}, {**asked, "spec": wanted}]

@@ -15,6 +15,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity
     pod_security,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import GROUP, PLURAL, Refusal
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 NAME = "kubecache-image-puller-operator"
 #: What OLM calls ours.
@@ -108,10 +109,14 @@ def deployment(
     return {**made, "spec": {"replicas": 1, "selector": {"matchLabels": _SELECTOR}, "template": template}}
 
 
-def operator(namespace: str, *, image: str = objects.IMAGE, openshift: bool = False) -> list[dict[str, Any]]:
+def operator(installation: objects.Installation, settings: Settings) -> list[dict[str, Any]]:
     """All of it, for one namespace, in the order in which it is applied."""
-    account = [service_account(namespace), role(namespace), role_binding(namespace)]
-    return [*account, deployment(namespace, image=image, openshift=openshift)]
+    namespace = settings.namespace
+    made = deployment(namespace, image=installation.image, openshift=installation.openshift)
+    if settings.image_pull_secrets:
+        secrets = [{"name": name} for name in settings.image_pull_secrets]
+        made["spec"]["template"]["spec"]["imagePullSecrets"] = secrets
+    return [service_account(namespace), role(namespace), role_binding(namespace), made]
 
 
 def served_by_che(resource: Mapping[str, Any]) -> Refusal | None:

@@ -76,10 +76,22 @@ options:
       - V(manifests) applies the objects as they are.
       - V(openshift_template) makes the ServiceAccount with its Role, the ConfigMaps and the Deployment from the
         documented OpenShift Templates, on any cluster. They name no user for the controller and have no probes.
+      - V(operator) installs the operator and its definition of C(KubernetesImagePuller), writes such a resource, and
+        waits at most O(wait_timeout) until the operator has brought about the rest.
+      - V(olm) does the same, but has the Operator Lifecycle Manager install the operator, from O(olm_catalog).
       - Names are the same in every method. A method that follows another keeps the DaemonSets and their pods.
     type: str
-    choices: [manifests, openshift_template]
+    choices: [manifests, openshift_template, operator, olm]
     default: manifests
+  olm_catalog:
+    description: With O(install_method=olm) the CatalogSource that has the operator.
+    type: str
+    default: kubecache
+  olm_catalog_namespace:
+    description:
+      - The namespace of O(olm_catalog).
+      - When left out, C(openshift-marketplace) on OpenShift and C(olm) elsewhere.
+    type: str
   render:
     description:
       - A directory to which the objects are written, one file each, for a Git repository or C(kubectl apply -f).
@@ -365,6 +377,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     is_openshift,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
+    CATALOG,
     IMAGE,
     SERVICE_ACCOUNT_NAME,
     Installation,
@@ -430,6 +443,8 @@ ARGUMENTS: dict[str, Any] = {
     "install_method": {"type": "str", "choices": list(METHODS), "default": MANIFESTS},
     "render": {"type": "path"},
     "openshift": {"type": "bool"},
+    "olm_catalog": {"type": "str", "default": CATALOG},
+    "olm_catalog_namespace": {"type": "str"},
     "controller": {"type": "bool", "default": True},
     "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
@@ -471,6 +486,8 @@ def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
         deployment_priority_class_name=params["deployment_priority_class_name"] or "",
         resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
         openshift=openshift,
+        catalog=params["olm_catalog"],
+        catalog_namespace=params["olm_catalog_namespace"] or "",
     )
 
 

@@ -191,7 +191,7 @@ def test_drift_is_repaired_and_what_others_added_stays(puller: Puller) -> None:
     puller.patch("deployment", DEPLOYMENT, {"spec": {"template": {"spec": {"containers": [container]}}}}, "strategic")
     puller.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": "other=registry.example.com/team/java11:2.1"}})
 
-    def repaired() -> None:
+    def repaired() -> bool:
         deployment, config_map = puller.get("deployment", DEPLOYMENT), puller.get("configmap", CONFIG_MAP)
         assert deployment
         assert config_map
@@ -199,9 +199,9 @@ def test_drift_is_repaired_and_what_others_added_stays(puller: Puller) -> None:
         assert {"name": "CONFIG_MAP_NAME", "value": CONFIG_MAP} in env
         assert deployment["spec"]["replicas"] == 1
         assert deployment["metadata"]["labels"]["team"] == "platform"
-        assert config_map["data"]["IMAGES"] == f"java11={JAVA};theia={THEIA}"
+        return bool(config_map["data"]["IMAGES"] == f"java11={JAVA};theia={THEIA}")
 
-    eventually(lambda: repaired() is None, 20)
+    eventually(repaired, 20)
     puller.cluster.kubectl("delete", "role", "k8s-image-puller", "-n", puller.namespace)
     eventually(lambda: puller.get("role", "k8s-image-puller"), 20)
     puller.wait()

@@ -31,9 +31,33 @@ def kinds(made: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("controller", [True, False])
 def test_the_daemonsets_are_written_where_no_controller_makes_them(method: str, controller: bool) -> None:
     two = plan([{"name": "gpu", "images": {"cuda": "r.io/cuda:12"}}])
-    made = rendered(Installation(), two, Choices(install_method=method, controller=controller))
+    choices = Choices(install_method=method, controller=controller)
+    if METHODS[method].operated and not controller:
+        with pytest.raises(RuntimeError, match=f"install_method {method} runs a controller"):
+            rendered(Installation(), two, choices)
+        return
+    made = rendered(Installation(), two, choices)
     assert kinds(made).count("DaemonSet") == (0 if controller else 2)
     assert "ClusterRoleBinding" in kinds(made) or not controller
+
+
+@pytest.mark.parametrize(("method", "first"), [("operator", "CustomResourceDefinition"), ("olm", "OperatorGroup")])
+def test_an_operator_gets_a_resource_and_nothing_that_it_keeps_itself(method: str, first: str) -> None:
+    made = rendered(
+        Installation(), plan([{"name": "gpu", "images": "cuda=r.io/cuda:12"}]), Choices(install_method=method)
+    )
+    (resource,) = [obj for obj in made if obj["kind"] == "KubernetesImagePuller"]
+    assert resource["spec"] == {"images": "java11=r.io/java11:1", "priorityClassName": "image-puller-cache"}
+    names = [(obj["kind"], obj["metadata"]["name"]) for obj in made]
+    assert first in kinds(made)
+    assert [name for kind, name in names if kind == "ConfigMap"] == ["k8s-image-puller-gpu"]
+    assert not {("Deployment", "kubernetes-image-puller"), ("Role", "k8s-image-puller")} & set(names)
+
+
+def test_a_resource_always_has_a_main_set() -> None:
+    groups_alone = plan([{"name": "gpu", "images": "cuda=r.io/cuda:12"}], images=[])
+    with pytest.raises(RuntimeError, match="images name no main set"):
+        rendered(Installation(), groups_alone, Choices(install_method="operator"))
 
 
 def test_what_is_refused_is_not_written() -> None:
