@@ -129,7 +129,7 @@ def test_rendered_manifests_install_and_what_gitops_tools_keep_is_left_to_them(
     cluster: Cluster, namespace: str, playbook: Playbook, module: Module, kubectl: Kubectl, tmp_path: pathlib.Path
 ) -> None:
     directory = tmp_path / "manifests"
-    options = {"images": {"java11": JAVA}, "render": str(directory), "caching_memory_limit": "3e7"}
+    options: dict[str, Any] = {"images": {"java11": JAVA}, "render": str(directory), "caching_memory_limit": "3e7"}
     first = playbook("render", **options)
     assert first.changed == 1
     assert str(directory / "40-deployment-kubernetes-image-puller.yaml") in "".join(first.stdout.split())
