@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.testing import patch_module_args
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,3 +105,35 @@ def test_what_was_written_before_goes_and_what_others_wrote_stays(tmp_path: Path
     assert write(tmp_path, to_files([changed])) == rehearsed
     assert {path.name for path in tmp_path.iterdir()} == {"theirs.yaml", *to_files([changed])}
     assert [change.action for change in write(tmp_path, to_files([changed]))] == ["none"]
+
+
+def run_module(capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
+    """image_puller_install, whole, with a kubeconfig that is not there."""
+    code = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
+    with patch_module_args({"kubeconfig": "/nowhere", "_ansible_diff": True, **options}), pytest.raises(SystemExit):
+        code.main()
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_the_module_asks_no_cluster_and_tells_of_each_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"images": {"java11": "r.io/java11:1"}, "render": str(tmp_path / "new")}
+    rehearsed = run_module(capsys, **options, _ansible_check_mode=True)
+    assert rehearsed["changed"]
+    assert not (tmp_path / "new").exists()
+    written = run_module(capsys, **options)
+    assert written["objects"] == rehearsed["objects"]
+    for told, diff in zip(written["objects"], written["diff"], strict=True):
+        assert (told["kind"], told["action"], diff["before"]) == ("File", "created", "")
+        assert diff["after"] == Path(told["name"]).read_text(encoding="utf-8")
+    assert not run_module(capsys, **options)["changed"]
+
+
+def test_what_can_not_be_written_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    failed = run_module(capsys, images="java11=r.io/java11:1", render=str(tmp_path / "file" / "below"))
+    assert failed["msg"].startswith("The files can't be written: ")
+    assert str(tmp_path / "file" / "below") in failed["msg"]
+    refused = run_module(capsys, render=str(tmp_path), state="absent")
+    assert refused["msg"] == ("render writes the objects of an installation. Leave it out, or let state be present")
+    assert run_module(capsys, images="java11", render=str(tmp_path))["msg"].startswith("The settings have 1 problem")
