@@ -260,9 +260,11 @@ def _remove_definition(hands: Hands) -> None:
         if live is None:
             return
         others = [r for r in _resources(hands.cluster, None) if metadata(r)["namespace"] != hands.namespace]
-        owners = metadata(live).get("labels") or {}
-        if any(name.startswith("operators.coreos.com/") for name in owners) and is_ours(live):
-            hands.left(f"{describe(live)} stays: OLM brought it, and leaves it there")
+        labels = metadata(live).get("labels") or {}
+        mark = f"operators.coreos.com/{operator.PACKAGE}."
+        elsewhere = [n.removeprefix(mark) for n in labels if n.startswith(mark) and n != mark + hands.namespace]
+        if elsewhere:
+            hands.left(f"{describe(live)} stays: OLM has the operator in {', '.join(sorted(elsewhere))}, too")
         elif others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             hands.left(f"{describe(live)} stays: {', '.join(map(describe, others[:3]))}{more} would go with it")
@@ -289,6 +291,9 @@ def _remove_olm(hands: Hands, subscription: Mapping[str, Any]) -> None:
     for name in dict.fromkeys(filter(None, (status.get("installedCSV"), status.get("currentCSV")))):
         hands.cluster.delete("ClusterServiceVersion", name, hands.namespace, dry_run=hands.dry_run)
     hands.remove("OperatorGroup", operator.PACKAGE, hands.namespace)
+    deployment = hands.cluster.get("Deployment", operator.NAME, hands.namespace)
+    if deployment is not None and not hands.dry_run:
+        wait_until_gone(hands.cluster, deployment, _GONE)  # It goes with its ClusterServiceVersion.
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +16,20 @@ from tests.cluster import Cluster
 from tests.running import ROOT
 
 from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, Module, Playbook, eventually, our_writes
+from .olm import StandIn
 
 JAVA = "registry.example.com/methods/java11:2.1"
 THEIA = "registry.example.com/methods/theia:2.1"
-METHODS = ("manifests", "openshift_template")
+METHODS = ("manifests", "openshift_template", "operator", "olm")
 # As documented for Templates; what lies under this name in the tests' registry is our own controller.
 DOCUMENTED_IMAGE = "registry.redhat.io/codeready-workspaces/imagepuller-rhel8"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def olm(cluster: Cluster) -> Iterator[None]:
+    """A stand-in for the Operator Lifecycle Manager."""
+    with StandIn(cluster):
+        yield
 
 
 @pytest.fixture(autouse=True)
