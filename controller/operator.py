@@ -62,7 +62,7 @@ _KEPT = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment")
 _TICK, _STUCK = 10.0, 120.0
 _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
-_STARTING = 5.0  # Seconds until a controller that is not available is looked at again.
+_STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
 _ASK_AGAIN = 600.0  # Seconds until it is asked again whether OLM is there.
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -80,6 +80,7 @@ class _Served:
     keep_at: float = 0.0
     tell_at: float = 0.0
     failures: int = 0
+    looks: int = 0  # At a controller that is not available.
     seen: Seen = field(default_factory=Seen)
     guard: Guard = field(default_factory=Guard)
     written: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # By uid: the status sent, and the answer.
@@ -276,13 +277,15 @@ class Operator:
         data = metadata(wanted)
         deployment = self._cluster.get("Deployment", data["name"], data["namespace"])
         if deployment is None or is_available(deployment):
+            state.looks = 0
             return _RESYNC
         labels = deployment["spec"]["selector"].get("matchLabels") or {}
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         pods, _version = self._cluster.list("Pod", data["namespace"], labels=selector)
         trouble, _final = controller_trouble(deployment, pods)
         state.seen = replace(state.seen, trouble=f"{describe(wanted)}: {trouble}" if trouble else "")
-        return _STARTING
+        state.looks = min(state.looks + 1, 10)
+        return min(_STARTING * 2.0 ** (state.looks - 1), _RETRY[1])
 
     # --- others ------------------------------------------------------------------------------------------------------
 

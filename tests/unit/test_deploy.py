@@ -12,7 +12,13 @@ import yaml
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation, olm, operator
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS
-from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd, read_resource, spec_fields
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
+    KNOWN_FIELDS,
+    crd,
+    default_of,
+    read_resource,
+    spec_fields,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import DEFAULT_IMAGES
 from deploy.__main__ import HERE as ROOT
 from deploy.__main__ import files
@@ -185,3 +191,10 @@ def test_the_known_operator_of_olm_is_not_fought() -> None:
 )
 def test_what_olm_says_is_said(csv: Any, subscription: Any, said: str) -> None:
     assert said in olm.csv_trouble(csv, subscription)
+
+
+def test_the_documentation_compares_each_field() -> None:
+    text = (ROOT.parent / "docs" / "OPERATOR.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): (row[1].strip() == "yes", row[2].strip("` ")) for row in rows if len(row) == 4}
+    assert told == {field: (field in KNOWN_FIELDS, default_of(field)) for field in spec_fields()}
