@@ -3,9 +3,9 @@
 
     make bench-operator [ARGS="--runs 20 --namespaces 200 --foreign 3000"]
 
-The operator runs as installed, in its pod, on a real node of the embedded cluster; it serves all namespaces. In the many
-namespaces each resource has all its objects, and its DaemonSet has a verdict of realistic size; no controller runs there
-(the Deployments find no node), since the operator reads only what controllers publish.
+The operator runs as installed, in its pod, on a real node of the embedded cluster; it serves all namespaces. In the
+many namespaces each resource has all its objects, and its DaemonSet a verdict of realistic size; their controllers' pods
+are simulated, since the operator reads only what controllers publish.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--namespaces", type=int, default=200, help="with a resource each (default: 200)")
     parser.add_argument("--foreign", type=int, default=3000, help="namespaces without one (default: 3000)")
     asked = parser.parse_args()
-    with running("bench-operator", nodes=1) as cluster:
+    with running("bench-operator", nodes=1, simulated=0) as cluster:
         cluster.enter()
         for archive, reference in (("image-puller", IMAGE), ("image-puller-helper", HELPER_IMAGE)):
             cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
