@@ -96,7 +96,7 @@ def install(
     account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
     running = method.controller(installation, common) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
-    _refuse_tracked([*found.values(), *(live[name] for name in plan.leaving)])
+    _refuse_tracked(live[name] for name in plan.leaving)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
@@ -234,12 +234,13 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 def _read(
     cluster: Cluster, wanted: Iterable[dict[str, Any]], config_maps: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any] | None]:
-    """The live objects, by how sentences call the wanted ones."""
+    """The live objects, by how sentences call the wanted ones; RuntimeError where they are not ours to change."""
     found = {}
     for obj in wanted:
         kind, name, namespace = obj["kind"], obj["metadata"]["name"], obj["metadata"].get("namespace")
         with _advice(kind, namespace):
             found[describe(obj)] = config_maps.get(name) if kind == "ConfigMap" else cluster.get(kind, name, namespace)
+    _refuse_tracked(found.values())
     return found
 
 
