@@ -3,9 +3,9 @@
 
     make bench-operator [ARGS="--runs 20 --namespaces 200 --foreign 3000"]
 
-The operator runs as installed, in its pod, on a real node of the embedded cluster; it serves all namespaces. In the
-many namespaces each resource has all its objects, and its DaemonSet a verdict of realistic size; their controllers' pods
-are simulated, since the operator reads only what controllers publish.
+The operator runs as installed, in its pod, on a real node of the embedded cluster, and serves all namespaces. In the
+many namespaces each resource has all its objects, and its DaemonSet a verdict of realistic size; the pods of their
+controllers are simulated, since the operator reads only what controllers publish.
 """
 
 from __future__ import annotations
