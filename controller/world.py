@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    RESOURCES,
+    ApiError,
+    Cluster,
+    grant,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DAEMONSET
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable
@@ -29,6 +35,14 @@ log = logging.getLogger("image-puller")
 _MOMENT = 0.05
 _SAY_AGAIN = 60.0  # Seconds between two lines on an API server that does not answer.
 _RIGHTS = 600.0  # Seconds until a right that is missing is asked for again.
+# What it costs where objects of a kind may not be listed.
+_COSTS = {
+    "ConfigMap": "the settings are those of the process's environment, and a change needs a restart of the pod",
+    "DaemonSet": "the DaemonSet is looked at once a minute",
+    "Pod": "nothing is known of the images on the nodes: there is no verdict, and no roll node by node",
+    "Node": "the nodes are inferred from the cache's pods",
+    "Event": "what is being pulled is known only once the pods' statuses tell",
+}
 _DEPLOYMENT = 600.0  # Seconds that a Deployment is believed to be what it was.
 Woken = Callable[[str, Object | None, Object | None], None]
 
@@ -119,7 +133,7 @@ class World:
         self.nodes: Watch = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
         self._scopes: dict[str, Scope] = {}
         self._openshift: bool | None = None
-        self._pods_right: tuple[float, bool] | None = None
+        self._rights: dict[tuple[str, str], tuple[float, bool]] = {}
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self._said_at = float("-inf")
@@ -159,34 +173,53 @@ class World:
         return self._openshift
 
     def may_delete_pods(self, namespace: str) -> bool:
-        """Whether a roll can be ours; a right that is missing is asked for again after a while."""
-        now = self.clock.monotonic()
-        if self._pods_right is None or (not self._pods_right[1] and now - self._pods_right[0] > _RIGHTS):
-            attributes = {"namespace": namespace, "verb": "delete", "resource": "pods"}
-            review = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }
-            try:
-                allowed = bool((self.cluster.create(review).get("status") or {}).get("allowed"))
-            except ApiError as error:
-                if not error.forbidden:
-                    raise
-                allowed = True  # Who may not ask finds out.
-            self._pods_right = (now, allowed)
-            if not allowed:
-                self.say("pods", f"pods in {namespace} may not be deleted: the DaemonSet controller rolls changes out")
-        return self._pods_right[1]
+        """Whether a roll can be ours."""
+        return self._may("delete", "Pod", namespace, "the DaemonSet controller rolls changes out")
 
-    def failed(self, error: ApiError) -> None:
-        """Count an error of the API, and say once which right is missing."""
+    def may_patch_daemonsets(self, namespace: str) -> bool:
+        """Whether a DaemonSet can be corrected; else it can only be deleted and created."""
+        cost = (
+            "a change of the settings deletes the DaemonSet and creates it anew, on all nodes at once, what others "
+            "change in it is not put right, and the verdict is not written on it"
+        )
+        return self._may("patch", "DaemonSet", namespace, cost)
+
+    def _may(self, verb: str, kind: str, namespace: str, cost: str) -> bool:
+        """Whether there is a right; one that is missing is told with its cost, and asked for again after a while."""
+        now = self.clock.monotonic()
+        asked, allowed = self._rights.get((verb, kind), (float("-inf"), False))
+        if allowed or now - asked <= _RIGHTS:
+            return allowed
+        resource = RESOURCES[kind]
+        attributes = {"namespace": namespace, "verb": verb, "group": resource.group, "resource": resource.plural}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        try:
+            allowed = bool((self.cluster.create(review).get("status") or {}).get("allowed"))
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            allowed = True  # Who may not ask finds out.
+        self._rights[verb, kind] = (now, allowed)
+        lacks = f"the right to {verb} {kind}s in {namespace} is missing: {cost}. {grant(kind, [verb], namespace)}"
+        self.say(f"{verb} {kind}", "" if allowed else lacks)
+        return allowed
+
+    def failed(self, error: ApiError, kind: str = "") -> None:
+        """Count an error of the API, and say once which right is missing.
+
+        :param kind: what a watch was for; so what it costs is said, too.
+        """
         if error.status != 410:
             self.metrics.api_errors.labels(error.verb or "get", str(error.status)).inc()
         if error.forbidden:
             if error.verb in ("delete", "create", "patch"):
-                self._pods_right = None
-            self.say(error.message, str(error))
+                self._rights.clear()
+            cost = "changes are seen once a minute" if error.verb == "watch" else _COSTS.get(kind)
+            self.say(error.message, f"{error}. Until then {cost}" if kind and cost else str(error))
         elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
             self._said_at = self.clock.monotonic()
             log.warning("%s", error)
@@ -207,6 +240,9 @@ class World:
 
     def _make(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
         def changed(before: Object | None, after: Object | None) -> None:
+            if kind == "DaemonSet" and namespace in self._scopes:
+                self._scopes[namespace].pods.look_again()
             self._woken(kind, before, after)
 
-        return type_(self.cluster, kind, namespace, changed=changed, failed=self.failed, clock=self.clock, **named)
+        failed = functools.partial(self.failed, kind=kind)
+        return type_(self.cluster, kind, namespace, changed=changed, failed=failed, clock=self.clock, **named)
