@@ -21,8 +21,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    GROUP,
     MANAGED_BY,
     MANAGER,
     describe,
@@ -52,6 +52,7 @@ class Choices:
     create_priority_class: bool | None = None
     read_nodes: bool | None = None
     controller: bool = True
+    install_method: str = MANIFESTS
 
 
 @dataclass
@@ -80,41 +81,23 @@ def install(
     :param outcome: filled as it goes, so that after an error it tells what had been done.
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
-    common = plan.required()
+    common, method = plan.required(), METHODS[choices.install_method]
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
     _keep(cluster, objects.cache_service_account(common), outcome, dry_run)
-    for wanted in outcome.sets:
-        _keep(cluster, set_config_map(installation, wanted), outcome, dry_run, live)
+    for part in method.sets(installation, outcome.sets):
+        _keep(cluster, part, outcome, dry_run, live)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
-    if choices.controller and choices.read_nodes is not False:
-        for access in objects.nodes_access(installation, common):
-            _keep_if_allowed(
-                cluster,
-                access,
-                outcome,
-                dry_run,
-                asked_for=choices.read_nodes,
-                consequence="the controller can't read nodes and infers them from its pods",
-            )
-    else:
-        name = objects.nodes_binding_name(common.namespace)
-        _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
-    for part in objects.controller(installation, common):
-        if choices.controller:
+    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+    if choices.controller:
+        for part in method.controller(installation, common):
             _keep(cluster, part, outcome, dry_run)
-        else:
+    else:
+        for part in objects.controller(installation, common):
             data = part["metadata"]
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
-
-
-def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
-    """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
-    made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
-    made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
-    return made
 
 
 def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
@@ -219,10 +202,13 @@ def _keep(
     dry_run: bool,
     read: Mapping[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Keep one object; ``read`` has those of its kind by name, where they were read before."""
+    """Keep one object; ``read`` has the ConfigMaps by name, where they were read before."""
     kind, data = wanted["kind"], wanted["metadata"]
     try:
-        live = cluster.get(kind, data["name"], data.get("namespace")) if read is None else read.get(data["name"])
+        if read is not None and kind == "ConfigMap":
+            live = read.get(data["name"])
+        else:
+            live = cluster.get(kind, data["name"], data.get("namespace"))
         if live is not None and kind == "Deployment":
             wanted = objects.adopt_selector(wanted, live)
         change = cluster.keep(wanted, live, dry_run=dry_run)
@@ -275,6 +261,24 @@ def _install_namespace(
     if choices.create_namespace is False:
         raise RuntimeError(f"Namespace {settings.namespace} does not exist. Create it, or let create_namespace be true")
     _keep(cluster, objects.namespace(settings, installation.openshift), outcome, dry_run)
+
+
+def _keep_nodes_access(
+    cluster: Cluster, installation: Installation, settings: Settings, choices: Choices, outcome: Outcome, dry_run: bool
+) -> None:
+    if not choices.controller or choices.read_nodes is False:
+        name = objects.nodes_binding_name(settings.namespace)
+        _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
+        return
+    for access in objects.nodes_access(installation, settings):
+        _keep_if_allowed(
+            cluster,
+            access,
+            outcome,
+            dry_run,
+            asked_for=choices.read_nodes,
+            consequence="the controller can't read nodes and infers them from its pods",
+        )
 
 
 def _install_priority_class(

@@ -153,7 +153,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
     merge_options,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, installed_config_maps
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import set_config_map
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,

@@ -69,6 +69,16 @@ options:
         infers the nodes from its pods.
       - When left out, the right is granted where that is allowed.
     type: bool
+  install_method:
+    description:
+      - How the installation comes to the cluster.
+      - V(manifests) applies the objects as they are.
+      - V(openshift_template) makes the ServiceAccount with its Role, the ConfigMaps and the Deployment from the
+        documented OpenShift Templates, on any cluster. They name no user for the controller and have no probes.
+      - Names are the same in every method. A method that follows another keeps the DaemonSets and their pods.
+    type: str
+    choices: [manifests, openshift_template]
+    default: manifests
   controller:
     description:
       - Whether the controller runs in the cluster. With V(false) its objects are removed, and Ansible alone keeps the
@@ -356,6 +366,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     remove_left,
     result_of,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -390,6 +401,7 @@ ARGUMENTS: dict[str, Any] = {
     "create_namespace": {"type": "bool"},
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
+    "install_method": {"type": "str", "choices": list(METHODS), "default": MANIFESTS},
     "controller": {"type": "bool", "default": True},
     "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},

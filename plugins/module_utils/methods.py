@@ -1,0 +1,60 @@
+# Copyright: Image Puller contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ways in which an installation comes to a cluster: which objects each keeps, and in which order. Pure.
+
+What every method has in common (namespace, PriorityClass, the cache's account, the right to read nodes) is kept by
+installer.py, and the DaemonSets by keeper.py. Names are the same in every method, so that one can follow another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils import openshift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import GROUP
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to install.
+
+    ``sets``: (installation, sets) -> what holds the settings of the sets. ``controller``: (installation, settings
+    that all sets begin with) -> what makes the controller run. Each in the order in which they are applied; the first
+    before the second, since a controller may read its settings as it starts.
+    """
+
+    sets: Callable[[Installation, Sequence[Wanted]], list[dict[str, Any]]]
+    controller: Callable[[Installation, Settings], list[dict[str, Any]]]
+
+
+def set_config_map(
+    installation: Installation,
+    wanted: Wanted,
+    make: Callable[[Installation, Settings], dict[str, Any]] = objects.config_map,
+) -> dict[str, Any]:
+    """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
+    made = make(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
+    made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
+    return made
+
+
+def _as_manifests(installation: Installation, sets: Sequence[Wanted]) -> list[dict[str, Any]]:
+    return [set_config_map(installation, wanted) for wanted in sets]
+
+
+def _from_template(installation: Installation, sets: Sequence[Wanted]) -> list[dict[str, Any]]:
+    return [set_config_map(installation, wanted, openshift.config_map) for wanted in sets]
+
+
+MANIFESTS, OPENSHIFT_TEMPLATE = "manifests", "openshift_template"
+METHODS = {
+    MANIFESTS: Method(_as_manifests, objects.controller),
+    OPENSHIFT_TEMPLATE: Method(_from_template, openshift.controller),
+}
