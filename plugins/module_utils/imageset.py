@@ -335,8 +335,8 @@ def carry_out(
     if decision.action in ("roll", "delete_pods"):
         return _delete_pods(cluster, decision, desired, dry_run)
     if live is None and not may_patch:
-        made = cluster.create(made_from(desired), dry_run=dry_run)
-        return Change("created", "DaemonSet", describe(desired), after=made)
+        created = cluster.create(made_from(desired), dry_run=dry_run)
+        return Change("created", "DaemonSet", describe(desired), after=created)
     if decision.action in ("create", "patch") or live is None:
         change = cluster.keep(desired, live, dry_run=dry_run)
         if decision.guard and change.changed and decision.guard.worth_keeping("patch"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils import takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
@@ -63,6 +64,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] | None = None
 
 
@@ -82,6 +84,7 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
+    _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
@@ -98,6 +101,36 @@ def install(
         for part in objects.controller(installation, common):
             data = part["metadata"]
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
+
+
+def _take_over(
+    cluster: Cluster,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
+    *,
+    dry_run: bool,
+) -> None:
+    """Stop an Image Puller of another kind that runs there, so that what follows adopts its objects as they are."""
+    deployment = takeover.find(cluster, plan.required().namespace, installation.image)
+    if deployment is None:
+        return
+    daemonset_names = [wanted.settings.daemonset_name for wanted in plan.sets]
+    takeover.require_names(deployment, installation, live.get(installation.config_map_name), daemonset_names)
+    if not choices.controller:
+        raise RuntimeError(
+            f"{describe(deployment)} runs an Image Puller of another kind, which a controller has to take over. "
+            "Remedy: install with controller=true, and then with controller=false"
+        )
+    outcome.notes.append(
+        f"{describe(deployment)} runs an Image Puller of another kind and is taken over: it loses the right to delete "
+        "its DaemonSet and is stopped, and the DaemonSet stays and is rolled node by node"
+    )
+    changes, warnings = takeover.stop(cluster, deployment, dry_run=dry_run)
+    outcome.changes += changes
+    outcome.warnings += warnings
 
 
 def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
