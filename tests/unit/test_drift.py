@@ -74,7 +74,7 @@ def test_adopting_makes_the_template_ours_and_leaves_the_rest_to_its_owners() ->
     ]
     live = {"apiVersion": "apps/v1", "metadata": {"managedFields": entries}}
     kubectl, labels, told, ours = owned_template(live)
-    assert kubectl["fieldsV1"] == {"f:spec": {"f:x": {}}}
+    assert kubectl["fieldsV1"] == {"f:spec": {"f:selector": {}}}
     assert (labels, told) == (entries[2], status)
     assert owned_fields({"metadata": {"managedFields": [ours]}}) == {
         "f:spec": {
