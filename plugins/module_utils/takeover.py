@@ -158,7 +158,7 @@ def stop(cluster: Cluster, deployment: dict[str, Any], *, dry_run: bool = False)
 
 
 def _bindings_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The RoleBindings of the controller's account with their Roles, if these are about its work and nothing else."""
+    """The RoleBindings of the controller's account with their Roles, if these are ours or about its work alone."""
     namespace, account = deployment["metadata"]["namespace"], _account_of(deployment)
     found = []
     bindings, _version = cluster.list("RoleBinding", namespace)
@@ -166,7 +166,7 @@ def _bindings_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[tuple[
         reference = binding["roleRef"]
         if reference["kind"] == "Role" and any(_is_account(s, account, namespace) for s in _subjects(binding)):
             role = cluster.get("Role", reference["name"], namespace)
-            if role and all(_is_of_its_work(rule) for rule in role.get("rules") or ()):
+            if role and (is_ours(role) or all(_is_of_its_work(rule) for rule in role.get("rules") or ())):
                 found.append((binding, role))
     return found
 
@@ -187,9 +187,9 @@ def _is_of_its_work(rule: Mapping[str, Any]) -> bool:
 
 def _take_delete(cluster: Cluster, role: dict[str, Any], dry_run: bool) -> Change | None:
     """Take the right to delete DaemonSets out of a Role; None where it is not in it."""
-    deleting = {"delete", "deletecollection", "*"}
-    rules = [{**rule, "verbs": _without_delete(rule["verbs"])} for rule in role.get("rules") or ()]
-    if not any(deleting & set(rule["verbs"]) for rule in role.get("rules") or ()):
+    before = role.get("rules") or ()
+    rules = [{**rule, "verbs": _without_delete(rule["verbs"])} if _is_of_its_work(rule) else rule for rule in before]
+    if rules == list(before):
         return None
     name, namespace = role["metadata"]["name"], role["metadata"]["namespace"]
     cluster.merge("Role", name, namespace, {"rules": rules}, manager=_STATE, dry_run=dry_run)
@@ -247,7 +247,7 @@ def _remove_rights(
 ) -> list[Change]:
     """Take the account out of a binding; the binding goes with its last subject, the Role with its last binding."""
     namespace, account = deployment["metadata"]["namespace"], _account_of(deployment)
-    if binding["metadata"]["name"] == ROLE_NAME == role["metadata"]["name"]:
+    if is_ours(role) or binding["metadata"]["name"] == ROLE_NAME == role["metadata"]["name"]:
         return []  # They are ours in a moment, with our rules.
     others = [subject for subject in _subjects(binding) if not _is_account(subject, account, namespace)]
     if others:
