@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth bench-takeover screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-truth bench-takeover screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ integration: setup image ## Tests on real clusters, which they start and stop; W
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
+manifests: setup ## Write deploy/ anew, from the collection's own objects
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
+
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(IMAGE_ARGS)
 
@@ -83,8 +86,9 @@ build: setup ## The collection's tarball, in build/
 lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv
 	$(PY) -m uv pip compile $(LOCK) --output-file tests/requirements.txt tests/requirements.in
-	$(PY) -m uv pip compile $(LOCK) --no-deps \
-	  --output-file tests/requirements-kubernetes-core.txt tests/requirements-kubernetes-core.in
+	for name in kubernetes-core ansible-core-2.19 ansible-core-2.20; do \
+	  $(PY) -m uv pip compile $(LOCK) --no-deps \
+	    --output-file tests/requirements-$$name.txt tests/requirements-$$name.in || exit; done
 
 LOCK := --upgrade --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 

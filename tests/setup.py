@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prepare everything that the checks need, once: `make setup`.
 
-Picks a Python, builds a virtual environment from tests/requirements.txt in the cache, unpacks kubernetes.core beside
-it, and links both into build/. What is up to date is left alone, so a second run only looks.
+Picks a Python, builds a virtual environment from tests/requirements.txt in the cache, unpacks kubernetes.core and other
+versions of ansible-core beside it, and links them into build/. What is up to date is left alone, so a second run only
+looks.
 
 Runs with the standard library of any Python >= 3.9, because it is what finds the Python for the rest.
 """
@@ -29,6 +30,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = CHECKOUT / "build"
 LOCK = CHECKOUT / "tests" / "requirements.txt"
 KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
+CORE_LOCKS = {version: CHECKOUT / "tests" / f"requirements-ansible-core-{version}.txt" for version in ("2.19", "2.20")}
 VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
 # In a virtual environment, the interpreter below it: environments are made from that one.
 PROBE = """
@@ -173,6 +175,17 @@ def kubernetes_core(python: Python, venv: Path, cache: Path) -> Path:
     return target / inside
 
 
+def ansible_core(version: str, python: Python, venv: Path, cache: Path) -> Path:
+    """A directory with another ansible-core, which the packages of the virtual environment serve, too."""
+    lock = CORE_LOCKS[version]
+    target = cache / f"ansible-core-{version}-{key(lock, python)}"
+    if not marker(target).exists():
+        with step(target, f"Installing ansible-core {version}"):
+            into = ["--target", str(target), "--no-deps", "--require-hashes", "-r", str(lock)]
+            run([*pip(venv), "install", *into], "pip install")
+    return target
+
+
 def pip(venv: Path) -> list[str]:
     return [str(venv / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
@@ -198,7 +211,10 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be filling the same cache
         venv = virtual_environment(python, cache)
         collection = kubernetes_core(python, venv, cache)
+        cores = {version: ansible_core(version, python, venv, cache) for version in CORE_LOCKS}
     link("venv", venv)
+    for version, core in cores.items():
+        link(f"ansible-core/{version}", core)
     link("collections/ansible_collections/kubernetes/core", collection)
     link("collections/ansible_collections/kubecache/image_puller", CHECKOUT)
     print(f"Using {python}, environment {venv}")

@@ -65,6 +65,8 @@ RESOURCES = {
     "Deployment": Resource("apps", "v1", "deployments"),
     "DaemonSet": Resource("apps", "v1", "daemonsets"),
     "PodSecurityPolicyReview": Resource("security.openshift.io", "v1", "podsecuritypolicyreviews"),
+    "Project": Resource("project.openshift.io", "v1", "projects", namespaced=False),
+    "ProjectRequest": Resource("project.openshift.io", "v1", "projectrequests", namespaced=False),
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
     "LocalSubjectAccessReview": Resource("authorization.k8s.io", "v1", "localsubjectaccessreviews"),
 }
@@ -130,6 +132,13 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        #: A namespace that is known not to be there, where the API server would only say that it may not be read.
+        self.missing = ""
+
+    @property
+    def server(self) -> str:
+        """The address of the API server, "" where the client does not tell."""
+        return getattr(getattr(self.client, "configuration", None), "host", None) or ""
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, None where there is none."""
@@ -328,6 +337,13 @@ class Cluster:
     ) -> dict[str, Any]:
         resource = RESOURCES[kind]
         verb = _VERBS.get(method) or ("get" if name else "list")
+        scope = namespace if resource.namespaced else name if kind == "Namespace" else None
+        if scope and scope == self.missing:
+            if verb == "list":
+                return {"items": [], "metadata": {}}
+            raise ApiError(
+                f"could not {verb} {kind} {name or ''} in {scope}: there is no such namespace", 404, "NotFound"
+            )
         scope = namespace if resource.namespaced else None
         sent = {**(query or {}), "content_type": content_type}
         if name:

@@ -31,8 +31,10 @@ PRIORITY_CLASS_NAME = "image-puller-cache"
 # Below every user's pod (0) and above head-room placeholders (-10, where autoscalers stop caring).
 PRIORITY = -5
 PORT = 8080
+NODE_SELECTOR = "openshift.io/node-selector"  # On a namespace: instead of the cluster's default node selector.
 
 _RBAC = "rbac.authorization.k8s.io"
+_DESCRIPTION = "Made by the Image Puller (kubecache.image_puller)"
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,28 @@ def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:
     """
     made = _object("v1", "Namespace", settings.namespace, None)
     if openshift:
-        made["metadata"]["annotations"] = {"openshift.io/node-selector": ""}
+        made["metadata"]["annotations"] = {NODE_SELECTOR: ""}
     return made
+
+
+def project_request(settings: Settings) -> dict[str, Any]:
+    """The request for the namespace, for users of OpenShift who may create none.
+
+    Labels of a request are lost; the description becomes an annotation of the namespace, and says that it is ours.
+    """
+    return {
+        "apiVersion": "project.openshift.io/v1",
+        "kind": "ProjectRequest",
+        "metadata": {"name": settings.namespace},
+        "displayName": "Image Puller",
+        "description": _DESCRIPTION,
+    }
+
+
+def is_requested_project(live: Mapping[str, Any]) -> bool:
+    """Whether the namespace was made for our :func:`project_request`."""
+    annotations = live["metadata"].get("annotations") or {}
+    return bool(annotations.get("openshift.io/description") == _DESCRIPTION)
 
 
 def priority_class() -> dict[str, Any]:

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
-from ansible_collections.kubecache.image_puller.plugins.module_utils import takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
@@ -22,16 +25,22 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import (
+    MANIFESTS,
+    METHODS,
+    OPENSHIFT_TEMPLATE,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     MANAGED_BY,
     MANAGER,
     describe,
     is_ours,
+    metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _LONGEST_PAUSE = 2.0
+_PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # What a cluster puts into every namespace by itself.
@@ -41,7 +50,13 @@ _EVERYWHERE = {
     ("serviceaccounts", "deployer"),
     ("configmaps", "kube-root-ca.crt"),
     ("configmaps", "openshift-service-ca.crt"),
+    ("rolebindings", "system:deployers"),
+    ("rolebindings", "system:image-builders"),
+    ("rolebindings", "system:image-pullers"),
+    ("rolebindings", "admin"),  # Of who requested the project.
 }
+# On what OpenShift makes for each ServiceAccount: its login for the cluster's own registry.
+_OF_AN_ACCOUNT = ("kubernetes.io/service-account.name", "openshift.io/internal-registry-auth-token.service-account")
 _TRANSIENT_KINDS = {"events", "podmetrics", "endpoints", "endpointslices", "leases"}
 
 
@@ -84,20 +99,22 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
-    _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run)
+    account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
+    running = method.controller(installation, common) if choices.controller else []
+    found = _read(cluster, [account, *settings, *running], live)
+    if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
+        found = _read(cluster, [account, *settings, *running], live)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
-    _keep(cluster, objects.cache_service_account(common), outcome, dry_run)
-    for part in method.sets(installation, outcome.sets):
-        _keep(cluster, part, outcome, dry_run, live)
+    for part in (account, *method.sets(installation, outcome.sets)):
+        _keep(cluster, part, outcome, dry_run, found)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
     _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
-    if choices.controller:
-        for part in method.controller(installation, common):
-            _keep(cluster, part, outcome, dry_run)
-    else:
+    for part in running:
+        _keep(cluster, part, outcome, dry_run, found)
+    if not choices.controller:
         for part in objects.controller(installation, common):
             data = part["metadata"]
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
@@ -112,17 +129,18 @@ def _take_over(
     live: Mapping[str, dict[str, Any]],
     *,
     dry_run: bool,
-) -> None:
-    """Stop an Image Puller of another kind that runs there, so that what follows adopts its objects as they are."""
+) -> bool:
+    """Stop an Image Puller of another kind, so that what follows adopts its objects; whether one runs there."""
     deployment = takeover.find(cluster, plan.required().namespace, installation.image)
     if deployment is None:
-        return
+        return False
     daemonset_names = [wanted.settings.daemonset_name for wanted in plan.sets]
     takeover.require_names(deployment, installation, live.get(installation.config_map_name), daemonset_names)
-    if not choices.controller:
+    if not choices.controller or choices.install_method not in (MANIFESTS, OPENSHIFT_TEMPLATE):
         raise RuntimeError(
-            f"{describe(deployment)} runs an Image Puller of another kind, which a controller has to take over. "
-            "Remedy: install with controller=true, and then with controller=false"
+            f"{describe(deployment)} runs an Image Puller of another kind, which a controller has to take over that "
+            f"Ansible installs. Remedy: install with install_method={MANIFESTS} and controller=true first, and then as "
+            "you like: the cache stays"
         )
     outcome.notes.append(
         f"{describe(deployment)} runs an Image Puller of another kind and is taken over: it loses the right to delete "
@@ -131,6 +149,26 @@ def _take_over(
     changes, warnings = takeover.stop(cluster, deployment, dry_run=dry_run)
     outcome.changes += changes
     outcome.warnings += warnings
+    return True
+
+
+def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[dict[str, Any]]:
+    """All objects that :func:`install` keeps where it may do all that it tries.
+
+    Without a controller the DaemonSets, too. A controller makes them, and who applied them besides would fight with it.
+    """
+    common, method = plan.required(), METHODS[choices.install_method]
+    sets = _sets_to_be(plan, choices)
+    made = [] if choices.create_namespace is False else [objects.namespace(common, installation.openshift)]
+    made += [objects.priority_class()] if _wants_priority_class(plan.sets, choices) else []
+    made += [objects.cache_service_account(common), *method.sets(installation, sets)]
+    if choices.controller:
+        made += [] if choices.read_nodes is False else objects.nodes_access(installation, common)
+        return [*made, *method.controller(installation, common)]
+    for wanted in sets:
+        name = wanted.config_map_name
+        made += build_daemonsets(wanted.settings, config_map_name=name, openshift=installation.openshift)
+    return made
 
 
 def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
@@ -143,8 +181,12 @@ def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
 
 def sets_to_be(plan: Plan, choices: Choices) -> list[Settings]:
     """The settings of all sets as :func:`install` will write them if it may do all that it tries."""
+    return [wanted.settings for wanted in _sets_to_be(plan, choices)]
+
+
+def _sets_to_be(plan: Plan, choices: Choices) -> list[Wanted]:
     class_name = "" if choices.create_priority_class is False else objects.PRIORITY_CLASS_NAME
-    return [_with_names(wanted, class_name).settings for wanted in plan.sets]
+    return [_with_names(wanted, class_name) for wanted in plan.sets]
 
 
 def uninstall(
@@ -228,29 +270,52 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 # --- install ---------------------------------------------------------------------------------------------------------
 
 
+def _read(
+    cluster: Cluster, wanted: Iterable[dict[str, Any]], config_maps: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any] | None]:
+    """The live objects, by how sentences call them; RuntimeError, before anything is written, where others keep one."""
+    found = {}
+    for obj in wanted:
+        kind, data = obj["kind"], obj["metadata"]
+        with _advice(kind, data["namespace"]):
+            read = kind == "ConfigMap"
+            live = config_maps.get(data["name"]) if read else cluster.get(kind, data["name"], data["namespace"])
+        if live is not None and (who := gitops.tracker(live)):
+            raise RuntimeError(gitops.refusal(live, who))
+        found[describe(obj)] = live
+    return found
+
+
+@contextmanager
+def _advice(kind: str, namespace: str | None) -> Iterator[None]:
+    """Whoever lacks one of the verbs is spared the next errors."""
+    try:
+        yield
+    except ApiError as error:
+        if not error.advice:
+            raise
+        advice = grant(kind, ("get", "create", "patch"), namespace)
+        raise ApiError(error.message, error.status, error.reason, advice) from error
+
+
 def _keep(
     cluster: Cluster,
     wanted: dict[str, Any],
     outcome: Outcome,
     dry_run: bool,
-    read: Mapping[str, dict[str, Any]] | None = None,
+    found: Mapping[str, dict[str, Any] | None] | None = None,
 ) -> None:
-    """Keep one object; ``read`` has the ConfigMaps by name, where they were read before."""
+    """Keep one object; ``found`` has it if it was read before."""
     kind, data = wanted["kind"], wanted["metadata"]
-    try:
-        if read is not None and kind == "ConfigMap":
-            live = read.get(data["name"])
-        else:
-            live = cluster.get(kind, data["name"], data.get("namespace"))
+    with _advice(kind, data.get("namespace")):
+        live = cluster.get(kind, data["name"], data.get("namespace")) if found is None else found[describe(wanted)]
         if live is not None and kind == "Deployment":
             wanted = objects.adopt_selector(wanted, live)
+        if live is not None and (who := gitops.tracker(live)) and differences(wanted, live):
+            # What installations share; the objects of this one were asked before.
+            outcome.warnings.append(f"{describe(wanted)} differs, and is left as it is: it is kept by {who}")
+            return
         change = cluster.keep(wanted, live, dry_run=dry_run)
-    except ApiError as error:
-        if not error.advice:
-            raise
-        # Whoever lacks one of the verbs is spared the next errors.
-        advice = grant(kind, ("get", "create", "patch"), data.get("namespace"))
-        raise ApiError(error.message, error.status, error.reason, advice) from error
     if live is not None and change.changed and not is_ours(live):
         outcome.warnings.append(f"{describe(wanted)} was made by somebody else and has been taken over")
     outcome.warnings += change.notes
@@ -293,7 +358,76 @@ def _install_namespace(
         return
     if choices.create_namespace is False:
         raise RuntimeError(f"Namespace {settings.namespace} does not exist. Create it, or let create_namespace be true")
-    _keep(cluster, objects.namespace(settings, installation.openshift), outcome, dry_run)
+    if settings.namespace == cluster.missing:
+        _request_project(cluster, settings, outcome, dry_run)
+        return
+    try:
+        _keep(cluster, objects.namespace(settings, installation.openshift), outcome, dry_run)
+    except ApiError as error:
+        if not (error.forbidden and installation.openshift):
+            raise
+        _request_project(cluster, settings, outcome, dry_run)
+
+
+def find_project(cluster: Cluster, namespace: str) -> None:
+    """On OpenShift: tell ``cluster`` if the namespace is not there, where it may not be asked for.
+
+    Who is no administrator may read no namespace but his own, and has no right in one before it is there.
+    """
+    try:
+        cluster.get("Namespace", namespace)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        try:
+            projects, _version = cluster.list("Project")  # Everybody may, and sees his own.
+        except ApiError as other:
+            if other.status not in (403, 404):
+                raise
+            return
+        if all(project["metadata"]["name"] != namespace for project in projects):
+            cluster.missing = namespace
+
+
+def _request_project(cluster: Cluster, settings: Settings, outcome: Outcome, dry_run: bool) -> None:
+    """Ask OpenShift for the namespace as a project, whose administrator the user then is, and wait for that."""
+    name, request = settings.namespace, objects.project_request(settings)
+    outcome.changes.append(Change("created", "ProjectRequest", describe(request), {}, request))
+    cluster.missing = name
+    if dry_run:
+        return
+    try:
+        cluster.create(request)
+    except ApiError as error:
+        if error.status == 409:
+            raise RuntimeError(
+                f"Project {name} belongs to somebody else: it is there, and you may not look into it. "
+                "Name another namespace, or let its administrator give you the role admin in it"
+            ) from error
+        raise
+    cluster.missing = ""
+    end = time.monotonic() + _PROJECT_SECONDS
+    while not _is_admitted(cluster, name):
+        if time.monotonic() > end:
+            raise RuntimeError(f"Project {name} was requested, and still gives no rights after {_PROJECT_SECONDS} s")
+        time.sleep(_PROJECT_PAUSE)
+    namespace = cluster.get("Namespace", name) or {}
+    if objects.NODE_SELECTOR not in (metadata(namespace).get("annotations") or {}):
+        outcome.warnings.append(
+            f"Project {name} has no annotation {objects.NODE_SELECTOR}, and you may not set it: a default node "
+            'selector of the cluster narrows the nodes. Let an administrator annotate it with an empty value, ""'
+        )
+
+
+def _is_admitted(cluster: Cluster, namespace: str) -> bool:
+    """Whether the rights in a new project have arrived."""
+    try:
+        cluster.list("ConfigMap", namespace)
+        return cluster.get("Namespace", namespace) is not None
+    except ApiError as error:
+        if error.forbidden:
+            return False
+        raise
 
 
 def _keep_nodes_access(
@@ -318,7 +452,7 @@ def _install_priority_class(
     cluster: Cluster, sets: Sequence[Wanted], choices: Choices, outcome: Outcome, dry_run: bool
 ) -> str:
     """The class of the cache's pods where a set names none: ours, or none."""
-    if choices.create_priority_class is False or all(wanted.settings.priority_class_name for wanted in sets):
+    if not _wants_priority_class(sets, choices):
         return ""
     allowed = _keep_if_allowed(
         cluster,
@@ -329,6 +463,11 @@ def _install_priority_class(
         consequence="under pressure the cache does not give way before the users' pods",
     )
     return objects.PRIORITY_CLASS_NAME if allowed else ""
+
+
+def _wants_priority_class(sets: Sequence[Wanted], choices: Choices) -> bool:
+    unnamed = not all(wanted.settings.priority_class_name for wanted in sets)
+    return unnamed and choices.create_priority_class is not False
 
 
 # --- uninstall -------------------------------------------------------------------------------------------------------
@@ -402,7 +541,8 @@ def _remove_namespace(
         raise
     if live is None:
         return
-    if not is_ours(live):
+    requested = objects.is_requested_project(live)
+    if not (is_ours(live) or requested):
         outcome.left.append(f"Namespace {settings.namespace} stays: it was not made by the Image Puller")
         return
     removed = {change.name for change in outcome.changes}
@@ -415,7 +555,10 @@ def _remove_namespace(
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         outcome.left.append(f"Namespace {settings.namespace} stays: it has {', '.join(foreign[:3])}{more}")
         return
-    cluster.delete("Namespace", settings.namespace, uid=live["metadata"]["uid"], dry_run=dry_run)
+    if requested:  # Its administrator may delete the project, and no namespace.
+        cluster.delete("Project", settings.namespace, dry_run=dry_run)
+    else:
+        cluster.delete("Namespace", settings.namespace, uid=live["metadata"]["uid"], dry_run=dry_run)
     outcome.changes.append(Change("deleted", "Namespace", describe(live), live))
     if not dry_run:
         try:
@@ -442,7 +585,9 @@ def _foreign_of_kind(cluster: Cluster, path: str, resource: dict[str, Any], remo
     kind = resource["responseKind"]["kind"]
     for item in cluster.raw(path, _METADATA).get("items") or ():
         item["kind"] = kind
-        generated = item["metadata"].get("ownerReferences") or item["metadata"].get("deletionTimestamp")
+        data = item["metadata"]
+        generated = data.get("ownerReferences") or data.get("deletionTimestamp")
+        generated = generated or any(name in _OF_AN_ACCOUNT for name in data.get("annotations") or ())
         if not (
             generated or describe(item) in removed or (resource["resource"], item["metadata"]["name"]) in _EVERYWHERE
         ):

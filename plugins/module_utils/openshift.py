@@ -94,8 +94,10 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
         *_processed("serviceaccount", account, settings.namespace),
         *_processed("app", app, settings.namespace),
     ]
-    if not installation.deployment_priority_class_name:
-        del made[-1]["spec"]["template"]["spec"]["priorityClassName"]  # The API server would, and it would differ.
+    pod = made[-1]["spec"]["template"]["spec"]
+    for name in ("imagePullSecrets", "priorityClassName"):
+        if not pod[name]:
+            del pod[name]  # As the API server does, for which it would differ from what is there.
     return made
 
 

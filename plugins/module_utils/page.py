@@ -145,12 +145,13 @@ def _label(state: str) -> str:
 def _content(report: Mapping[str, Any]) -> _Html:
     sets = report["sets"]
     single = len(sets) == 1
+    on_server = f" on {report['server']}" if report["server"] else ""
     header = _tag(
         "header",
         _tag("p", "Image Puller report", class_="over"),
         _tag("h1", _badge(report["verdict"]), report["verdict"]),
         _daemonset(sets[0]) if single else None,
-        _tag("p", f"As it was at {_time(report['time'])}.", class_="quiet"),
+        _tag("p", f"As it was at {_time(report['time'])}{on_server}.", class_="quiet"),
         _list(report["notes"]) if report["notes"] else None,
     )
     matrices = [i for i, each in enumerate(sets) if _has_matrix(each)]

@@ -83,6 +83,7 @@ def document(
         "format": FORMAT,
         "time": time,
         "version": version,
+        "server": redact(result.get("server") or ""),
         "verdict": result["verdict"],
         "notes": _redacted(list(notes)),
         "sets": sets,

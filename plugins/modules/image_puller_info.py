@@ -102,6 +102,11 @@ reasons:
   type: list
   elements: str
   sample: []
+server:
+  description: The address of the API server that was asked.
+  returned: always
+  type: str
+  sample: "https://api.example.com:6443"
 inferred:
   description: Whether the nodes could not be read, so that they were inferred from the pods.
   returned: with O(sets=one)
@@ -313,9 +318,10 @@ def main() -> None:
             for member, report in zip(members, told, strict=True)
         ]
         if params["sets"] == "one":
-            return {"changed": False, **told[0], "sets": sets}
+            return {"changed": False, "server": cluster.server, **told[0], "sets": sets}
         return {
             "changed": False,
+            "server": cluster.server,
             **total(told),
             "reasons": [
                 titled(member, why) for member, report in zip(members, told, strict=True) for why in report["reasons"]

@@ -57,7 +57,8 @@ options:
   create_namespace:
     description:
       - Whether to create a namespace that does not exist. V(true) insists on it, V(false) fails when it is missing.
-      - When left out, it is created where that is allowed.
+      - When left out, it is created where that is allowed. On OpenShift it is requested as a project where namespaces
+        may not be created.
     type: bool
   create_priority_class:
     description:
@@ -81,6 +82,20 @@ options:
     type: str
     choices: [manifests, openshift_template]
     default: manifests
+  render:
+    description:
+      - A directory to which the objects are written, one file each, for a Git repository or C(kubectl apply -f).
+        Nothing is asked of a cluster then, and nothing is changed there.
+      - The files are the same for the same options. Of other files there, those go that were written in this way.
+      - The DaemonSets are among them with O(controller=false) alone, since a controller makes them itself.
+      - What is left to the user's rights is written. O(preflight), O(daemonset), O(wait) and the connection mean
+        nothing here.
+    type: path
+  openshift:
+    description:
+      - Whether the cluster is OpenShift, which assigns the users of the pods, so that none is named.
+      - When left out, the cluster is asked; with O(render) it is taken for none.
+    type: bool
   controller:
     description:
       - Whether the controller runs in the cluster. With V(false) its objects are removed, and Ansible alone keeps the
@@ -183,6 +198,12 @@ EXAMPLES = r"""
     read_nodes: false
     images: java11=registry.example.com/team/java11:2.1;
 
+- name: Write the manifests for a Git repository
+  kubecache.image_puller.image_puller_install:
+    images:
+      java11: registry.example.com/team/java11:2.1
+    render: clusters/production/image-puller
+
 - name: Remove the Image Puller
   kubecache.image_puller.image_puller_install:
     state: absent
@@ -232,17 +253,17 @@ sets:
         memory_requests: 10Mi
         memory_limits: 20Mi
 objects:
-  description: What was done, or in check mode would be done, to each object.
+  description: What was done, or in check mode would be done, to each object; with O(render) to each file.
   returned: always
   type: list
   elements: dict
   contains:
     kind:
-      description: The object's kind.
+      description: The object's kind, or V(File).
       type: str
       sample: ConfigMap
     name:
-      description: Kind, namespace and name.
+      description: Kind, namespace and name, or a file's path.
       type: str
       sample: ConfigMap k8s-image-puller/k8s-image-puller
     action:
@@ -332,6 +353,7 @@ left:
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -354,7 +376,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
+    find_project,
     install,
+    rendered,
     sets_to_be,
     uninstall,
     wait_for_controller,
@@ -378,8 +402,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     given_settings,
     make_module,
     run,
+    run_here,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
+from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, write
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     Settings,
@@ -404,6 +430,8 @@ ARGUMENTS: dict[str, Any] = {
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
     "install_method": {"type": "str", "choices": list(METHODS), "default": MANIFESTS},
+    "render": {"type": "path"},
+    "openshift": {"type": "bool"},
     "controller": {"type": "bool", "default": True},
     "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
@@ -423,29 +451,57 @@ def main() -> None:
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
-        installation = Installation(
-            config_map_name=params["config_map_name"],
-            deployment_name=params["deployment_name"],
-            service_account_name=params["service_account_name"],
-            image=params["image"] or IMAGE,
-            deployment_priority_class_name=params["deployment_priority_class_name"] or "",
-            resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
-            openshift=is_openshift(cluster),
-        )
+        openshift = is_openshift(cluster) if params["openshift"] is None else params["openshift"]
+        installation = _installation(params, openshift)
+        if params["state"] == "absent":
+            return _absent(cluster, module, installation)
         image_set = ImageSet(params["namespace"], installation.config_map_name, installation.deployment_name)
-        return (
-            _present(cluster, module, installation, image_set)
-            if params["state"] == "present"
-            else _absent(cluster, module, installation)
-        )
+        return _present(cluster, module, installation, image_set)
 
-    run(module, work)
+    if params["render"]:
+        run_here(module, lambda: _render(module, _installation(params, bool(params["openshift"]))))
+    else:
+        run(module, work)
+
+
+def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
+    return Installation(
+        config_map_name=params["config_map_name"],
+        deployment_name=params["deployment_name"],
+        service_account_name=params["service_account_name"],
+        image=params["image"] or IMAGE,
+        deployment_priority_class_name=params["deployment_priority_class_name"] or "",
+        resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
+        openshift=openshift,
+    )
+
+
+def _choices(params: Mapping[str, Any]) -> Choices:
+    return Choices(**{name: params[name] for name in Choices.__annotations__})
+
+
+def _render(module: AnsibleModule, installation: Installation) -> dict[str, Any]:
+    """Write the files; the result has the shape of that of an installation."""
+    params = module.params
+    if params["state"] == "absent":
+        raise RuntimeError("render writes the objects of an installation. Leave it out, or let state be present")
+    plan = read_plan(given_settings(module), params["groups"], installation.config_map_name)
+    made = rendered(installation, plan, _choices(params))
+    try:
+        changes = write(Path(params["render"]), to_files(made), dry_run=module.check_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeError(f"The files can't be written: {error}. Correct render, or the permissions") from error
+    result = {**_result_of_present(Outcome(plan.sets, changes), plan), "notes": list(plan.notes)}
+    texts = ("before", "after")
+    return {**result, "diff": [{**each, **{t: each[t].get("text", "") for t in texts}} for each in result["diff"]]}
 
 
 def _present(
     cluster: Cluster, module: AnsibleModule, installation: Installation, image_set: ImageSet
 ) -> dict[str, Any]:
     params = module.params
+    if installation.openshift:
+        find_project(cluster, image_set.namespace)
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
@@ -454,7 +510,7 @@ def _present(
     )
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
-        choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+        choices = _choices(params)
         kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
         sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
         deployment = controller(installation, plan.required())[-1] if choices.controller else None

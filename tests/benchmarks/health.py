@@ -90,6 +90,7 @@ class Benchmark:
         if reconciles:
             self.growth(reconciles)
         if self.nodes <= 50:
+            self.ends(3)
             self.playbook()
 
     def told(self, what: str, figure: str, goal: str = "") -> None:
@@ -169,6 +170,27 @@ class Benchmark:
                 self.api.merge("ConfigMap", objects.Installation().config_map_name, NAMESPACE, patch)
                 time.sleep(0.03)
             done = self.metric(name)
+
+    def ends(self, runs: int) -> None:
+        """SIGTERM: seconds until the process is gone, with two calls of the runtime's client."""
+        seconds, node = [], self.cluster.node(self.cluster.nodes[0])
+        for _ in range(runs):
+            container = self.running_container()
+            start = time.perf_counter()
+            node.kill(container, "SIGTERM")
+            while node.runs(container):
+                time.sleep(0.01)
+            seconds.append(time.perf_counter() - start)
+        self.told(f"SIGTERM -> the process is gone, worst of {runs}", f"{max(seconds):.2f} s", "at most 1 s")
+
+    def running_container(self) -> str:
+        """The id of the controller's container, once it runs."""
+
+        def running() -> str:
+            statuses = [s for pod in self.controller_pods() for s in pod["status"].get("containerStatuses") or ()]
+            return next((status["containerID"] for status in statuses if "running" in status["state"]), "")
+
+        return self.eventually(running)
 
     def playbook(self) -> None:
         """A DaemonSet is deleted where no controller runs: one run of the playbook makes it again."""

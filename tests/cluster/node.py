@@ -58,6 +58,15 @@ class Node:
         rows = (line.split() for line in self.ctr("containers", "ls").splitlines()[1:])
         return [{"id": row[0], "image": row[1]} for row in rows]
 
+    def kill(self, container: str, signal: str = "SIGKILL") -> None:
+        """Send the first process of a container a signal. container: its id, as the kubelet tells it."""
+        self.ctr("tasks", "kill", "--signal", signal, container.removeprefix("containerd://"))
+
+    def runs(self, container: str) -> bool:
+        """Whether a container's process is alive. container: its id, as the kubelet tells it."""
+        id_ = container.removeprefix("containerd://")
+        return any(line.startswith(id_) and "RUNNING" in line for line in self.ctr("tasks", "ls").splitlines())
+
     def stop(self, *, runtime: bool = True) -> None:
         """Stop the kubelet, and the runtime too if `runtime`; containers go on."""
         raise ClusterError(f"{self.name} is not a node that this cluster can stop")

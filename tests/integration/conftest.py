@@ -46,9 +46,12 @@ class Run:
 
 
 class Playbook(Protocol):
-    """Run ``kubecache.image_puller.<name>``; ``variables`` without their prefix ``image_puller_``."""
+    """Run ``kubecache.image_puller.<name>``; ``variables`` without their prefix ``image_puller_``.
 
-    def __call__(self, name: str, *arguments: str, ok: bool = True, **variables: Any) -> Run: ...
+    core: the ansible-core to do it with, "2.19"; "": that of the environment.
+    """
+
+    def __call__(self, name: str, *arguments: str, ok: bool = True, core: str = "", **variables: Any) -> Run: ...
 
 
 class Module(Protocol):
@@ -102,16 +105,29 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(params=["", "2.20", "2.19"])
+def core(request: pytest.FixtureRequest) -> str:
+    """Each ansible-core that shows what it runs in its own way; "" is that of the environment."""
+    version: str = request.param
+    if version and not any((ROOT / "build" / "ansible-core" / version).glob("ansible")):
+        pytest.skip(f"ansible-core {version} does not run on this Python")
+    return version
+
+
 @pytest.fixture
 def playbook(cluster: Cluster, namespace: str) -> Playbook:
     """Run a playbook of the collection in this test's namespace."""
 
-    def run(name: str, *arguments: str, ok: bool = True, **variables: Any) -> Run:
+    def run(name: str, *arguments: str, ok: bool = True, core: str = "", **variables: Any) -> Run:
         prefixed = {f"image_puller_{key}": value for key, value in {"namespace": namespace, **variables}.items()}
-        command = ["ansible-playbook", f"kubecache.image_puller.{name}", *arguments, "-e", json.dumps(prefixed)]
+        program, environment = ["ansible-playbook"], ansible_environment(cluster)
+        if core:
+            program = [sys.executable, "-m", "ansible", "playbook"]
+            environment["PYTHONPATH"] = str(ROOT / "build" / "ansible-core" / core)
+        command = [*program, f"kubecache.image_puller.{name}", *arguments, "-e", json.dumps(prefixed)]
         done = subprocess.run(
             command,
-            env=ansible_environment(cluster),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -203,6 +219,12 @@ class Kubectl:
 def kubectl(cluster: Cluster, namespace: str) -> Kubectl:
     """The objects in this test's namespace."""
     return Kubectl(cluster, namespace)
+
+
+def container_of(pod: dict[str, Any]) -> str:
+    """The id of a pod's first container."""
+    container: str = pod["status"]["containerStatuses"][0]["containerID"]
+    return container
 
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import Cluster
 
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Install, Kubectl, eventually, stays
+from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Install, Kubectl, container_of, eventually, stays
 
 JAVA = "registry.example.com/team/java11:2.1"
 THEIA = "registry.example.com/team/theia:2.1"
@@ -131,17 +131,14 @@ def test_a_deleted_config_map_removes_its_daemonset_on_purpose(cluster: Cluster,
 
 def runs(cluster: Cluster, pod: dict[str, Any]) -> bool:
     """Whether the controller's process is alive, as the node's own runtime tells."""
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    tasks = cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "ls")
-    return any(line.startswith(container) and "RUNNING" in line for line in tasks.splitlines())
+    return cluster.node(pod["spec"]["nodeName"]).runs(container_of(pod))
 
 
 def seconds_to_leave(cluster: Cluster, pod: dict[str, Any]) -> float:
     """Seconds from a SIGTERM to the end of the process."""
     assert runs(cluster, pod)
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
     start = time.monotonic()
-    cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "kill", "--signal", "SIGTERM", container)
+    cluster.node(pod["spec"]["nodeName"]).kill(container_of(pod), "SIGTERM")
     eventually(lambda: not runs(cluster, pod), seconds=40, pause=0.02)
     return time.monotonic() - start
 

@@ -22,6 +22,7 @@ def images(cluster: Cluster) -> dict[str, str]:
     cluster.push(f"{TEAM}/spoilt:1", broken="layer")
     cluster.registry_fault("failures/private", "auth", user="u", password="p")
     cluster.registry_fault("failures/busy", "rate_limit", retry_after=1)
+    cluster.registry_fault("failures/strange", "error", status=418)
     nobody = f"{cluster.registry.rpartition(':')[0]}:9"
     return {
         "fine": FINE,
@@ -32,6 +33,7 @@ def images(cluster: Cluster) -> dict[str, str]:
         "rate-limit": f"{TEAM}/busy:1",
         "no-platform": f"{TEAM}/riscv:1",
         "runtime": f"{TEAM}/spoilt:1",
+        "other": f"{TEAM}/strange:1",
         "invalid-name": f"{TEAM}/renamed:1",
     }
 

@@ -222,7 +222,7 @@ def test_a_pull_secret_that_is_missing_or_fits_nothing_is_named(
 
 @pytest.mark.usefixtures("private")
 def test_secrets_are_never_shown(
-    cluster: Cluster, namespace: str, playbook: Playbook, tmp_path: pathlib.Path, access: Any
+    cluster: Cluster, namespace: str, playbook: Playbook, core: str, tmp_path: pathlib.Path, access: Any
 ) -> None:
     cluster.kubectl("create", "namespace", namespace)
     make_secret(cluster, namespace)
@@ -230,7 +230,8 @@ def test_secrets_are_never_shown(
     other = "hunter2-of-the-auth-file"
     auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": other}}}))
     options = {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
-    told = playbook("plan", "-vvvv", images={"java11": PRIVATE}, **options).stdout
+    told = playbook("plan", "-vvvv", core=core, images={"java11": PRIVATE}, **options).stdout
+    assert f"[core {core}" in told
     assert "pull secret team" in told
     secrets = [PASSWORD, other, f"{USER}:{PASSWORD}", f"{USER}:{other}"]
     secrets += [base64.b64encode(text.encode()).decode().rstrip("=") for text in secrets]

@@ -63,6 +63,8 @@ def test_every_playbook_writes_the_report_in_every_form(
     assert {row["state"] for row in rows_of(data).values()} == {"cached"}
     assert all(row["held"] and row["digest"].startswith("sha256:") for row in rows_of(data).values())
 
+    assert json.loads(data.read_text())["server"].startswith("https://")
+
     last = tmp_path / "health.html"
     assert playbook("health_check", report=str(last)).changed == 0
     assert read(last.read_text())["sets"][0]["verdict"] == "Healthy"
@@ -123,7 +125,7 @@ def test_the_module_fails_where_the_report_is_all_that_was_asked_for(
 
 
 def test_a_credential_in_a_reference_does_not_get_into_the_report(
-    cluster: Cluster, namespace: str, playbook: Playbook, tmp_path: pathlib.Path
+    cluster: Cluster, namespace: str, playbook: Playbook, core: str, tmp_path: pathlib.Path
 ) -> None:
     report = [str(tmp_path / f"report{form}") for form in FORMS]
     pulled = {"java11": IMAGE, "idea": UNKNOWN}
@@ -134,7 +136,7 @@ def test_a_credential_in_a_reference_does_not_get_into_the_report(
         *("--docker-server=registry.nowhere.example", "--docker-username=me", f"--docker-password={secret}"),
     )
     playbook("install", images=pulled, image_pull_secrets="registry", controller=False, wait=False, report=report)
-    told = playbook("status", "-vvvv", report=report).stdout
+    told = playbook("status", "-vvvv", core=core, report=report).stdout
     for path in map(pathlib.Path, report):
         assert secret not in path.read_text()
         assert "idea" in path.read_text()

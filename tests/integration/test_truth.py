@@ -68,7 +68,8 @@ def test_twenty_images_whose_eleventh_hangs(cluster: Cluster, module: Module, ku
     there = states.index("waiting") if "waiting" in states else len(states)
     assert states == ["cached"] * there + ["waiting"] * (len(states) - there), states
     assert there <= len(arrived)
-    assert all(row["held"] for row in info["rows"][: there - 1]), info["rows"]
+    # The node's own list may be there already: it tells of more images than the kubelet's first events.
+    assert all(row["held"] for row in info["rows"][: min(there, BURST // 4) - 1]), info["rows"]
     next_one = list(images)[there]
     assert {row["reason"] for row in info["rows"][there:]} == {"Untold"}
     assert all(f"{next_one} is the next in its order" in row["message"] for row in info["rows"][there:])

@@ -66,6 +66,7 @@ def result(rows: Sequence[Row], *, packed: bool = False, **more: Any) -> dict[st
     states = [row.state for row in counted]
     counts = {state: states.count(state) for state in STATES}
     told: dict[str, Any] = {
+        "server": "https://api.example.com:6443",
         "verdict": "Degraded" if failed else "Healthy",
         "reasons": failure_sentences(failed),
         "inferred": False,

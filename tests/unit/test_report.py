@@ -54,6 +54,13 @@ def made(told: dict[str, Any], time: str = NOW, **more: Any) -> dict[str, Any]:
     return document(told, time=time, version="0.1.0", **more)
 
 
+def test_it_says_of_which_cluster_it_is() -> None:
+    told = made(result([row("node-1")]))
+    assert told["server"] == "https://api.example.com:6443"
+    assert "2026-11-23 16:00:00 UTC on https://api.example.com:6443." in to_html(told)
+    assert " on " not in to_html(made(result([row("node-1")], server=None))).partition("As it was")[2].partition("<")[0]
+
+
 class Parsed(HTMLParser):
     """The elements, attributes and texts of a page, as a browser would see them."""
 
@@ -281,6 +288,7 @@ def hostile(text: str) -> dict[str, Any]:
         settings=None,
     )
     told["rows"][0]["class"] = text
+    told["server"] = text
     return told
 
 

@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 COLLECTION = pathlib.Path(__file__).resolve().parents[2]
 ROLE = COLLECTION / "roles" / "image_puller"
 PREFIX = "image_puller_"
-ENTRY_POINTS = ("main", "plan", "health_check", "status", "migrate", "uninstall")
+ENTRY_POINTS = ("main", "plan", "render", "health_check", "status", "migrate", "uninstall")
 
 
 def load(path: pathlib.Path) -> Any:
@@ -56,7 +56,8 @@ def test_every_setting_and_every_option_of_the_installation_can_be_set() -> None
     module = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
     options = {field.option for field in settings.FIELDS} | set(module.ARGUMENTS)
     options -= {"state", "daemonset"}  # The role always keeps the DaemonSet.
-    assert {PREFIX + option for option in options} <= set(SPECS["main"]["options"])
+    assert {PREFIX + option for option in options} <= set(SPECS["render"]["options"])
+    assert set(SPECS["render"]["options"]) - set(SPECS["main"]["options"]) == {"image_puller_render"}
 
 
 def test_the_defaults_are_those_of_the_modules() -> None:

@@ -23,6 +23,7 @@ from ..conftest import (
     DEPLOYMENT,
     Kubectl,
     Module,
+    container_of,
     eventually,
     installer_of,
     modules_of,
@@ -101,8 +102,7 @@ class Cache(Kubectl):
 
     def signal_controller(self, number: signal.Signals, pod: dict[str, Any]) -> None:
         """Send the process of the controller's pod a signal."""
-        container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-        self.cluster.node(pod["spec"]["nodeName"]).ctr("tasks", "kill", "--signal", number.name, container)
+        self.cluster.node(pod["spec"]["nodeName"]).kill(container_of(pod), number.name)
 
     def scale(self, replicas: int) -> None:
         """Have so many controllers, ready."""

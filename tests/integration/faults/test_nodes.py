@@ -29,8 +29,7 @@ def test_registry_down_while_pods_must_restart(cluster: Cluster, cache: Cache) -
     try:
         cluster.kubectl("delete", "pod", cache.pods(first)[0]["metadata"]["name"], "-n", cache.namespace)
         for status in cache.pods(second)[0]["status"]["containerStatuses"]:
-            container = status["containerID"].removeprefix("containerd://")
-            cluster.node(second).ctr("tasks", "kill", "--signal", "SIGKILL", container)
+            cluster.node(second).kill(status["containerID"])
 
         def all_run() -> bool:
             statuses = [s for pod in cache.pods() for s in pod["status"].get("containerStatuses", ())]
