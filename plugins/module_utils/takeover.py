@@ -193,7 +193,7 @@ def _take_delete(cluster: Cluster, role: dict[str, Any], dry_run: bool) -> Chang
         return None
     name, namespace = role["metadata"]["name"], role["metadata"]["namespace"]
     cluster.merge("Role", name, namespace, {"rules": rules}, manager=_STATE, dry_run=dry_run)
-    return Change("patched", "Role", describe(role), role, {**role, "rules": rules}, ("rules",))
+    return Change("patched", "Role", describe(role), {"rules": before}, {"rules": rules}, ("rules",))
 
 
 def _without_delete(verbs: Iterable[str]) -> list[str]:

@@ -31,7 +31,7 @@ IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for 
 UNUSED = [f"registry.example.com/bench-unused/image-{number}:1" for number in range(2)]
 NAMESPACE = "bench-takeover"
 COLLECTION = 300.0  # Seconds between two collections of a kubelet, the first that long after its start.
-LEAD = 12.0  # Seconds before a collection at which the takeover begins: its roll then goes on.
+LEAD = 18.0  # Seconds before a collection at which the takeover begins: its roll then goes on.
 GENEROUS = {"imageGCHighThresholdPercent": 1, "imageGCLowThresholdPercent": 0, "imageMinimumGCAge": "5s"}
 
 
@@ -41,7 +41,8 @@ class Witness:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.node = cluster.node(name)
         self.lost: set[str] = set()
-        self.longest = 0.0
+        self.gap = (0.0, 0.0)  # The longest, its begin and its end.
+        self.collected_at = 0.0  # When what nobody uses was gone.
         self.samples = 0
         self.used_at: dict[str, float] = {}
 
@@ -52,15 +53,18 @@ class Witness:
         there = self.node.images()
         after = time.monotonic()
         self.samples += 1
+        if not set(UNUSED) & set(there):
+            self.collected_at = self.collected_at or after
         for image in IMAGES.values():
             self.lost |= set() if image in there else {image}
             if image in used:
-                self.longest = max(self.longest, after - self.used_at.get(image, after))
+                gap = (self.used_at.get(image, after), after)
+                self.gap = max(self.gap, gap, key=_length)
                 self.used_at[image] = before
 
-    def collected(self) -> bool:
-        """Whether what nobody uses is gone."""
-        return not set(UNUSED) & set(self.node.images())
+
+def _length(gap: tuple[float, float]) -> float:
+    return gap[1] - gap[0]
 
 
 def main() -> None:
@@ -82,17 +86,27 @@ def main() -> None:
             start = time.monotonic()
             install(cluster)
             seconds = time.monotonic() - start
-            wait_for(lambda: all(each.collected() for each in witnesses), "no kubelet collected anything", 330)
+            wait_for(lambda: all(bool(each.collected_at) for each in witnesses), "no kubelet collected anything", 330)
             time.sleep(5)
         pulled = [r for r in cluster.registry_requests(since) if "/bench/" in r["path"]]
         print(f"\nTaking over from the known implementation (a stand-in for it), {NODES} nodes, {len(IMAGES)} images")
         print_figure("images pulled again", str(len(pulled)), "0")
         print_figure("images lost", str(sum(len(each.lost) for each in witnesses)), "0")
-        worst = max(each.longest for each in witnesses)
+        worst = max(_length(each.gap) for each in witnesses)
         print_figure("seconds in which an image was in no container, worst node", f"{worst:.1f}", "one pod's restart")
+        begin, end = min(each.gap[0] for each in witnesses), max(each.gap[1] for each in witnesses)
+        within = sum(begin <= each.collected_at <= end for each in witnesses)
+        print_figure("nodes that collected while the roll went on", f"{within} of {NODES}")
+        print_figure(
+            "seconds of the roll; collections, after its begin", f"{end - begin:.0f}; {_ages(witnesses, begin)}"
+        )
         print_figure("the same DaemonSet afterwards", "yes" if uid(cluster) == before else "no")
         print_figure("seconds of the playbook, with its wait", f"{seconds:.0f}")
         print_figure("samples of each node", ", ".join(str(each.samples) for each in witnesses))
+
+
+def _ages(witnesses: list[Witness], begin: float) -> str:
+    return ", ".join(f"{each.collected_at - begin:.0f}" for each in witnesses)
 
 
 def collect_all(cluster: EmbeddedCluster) -> float:

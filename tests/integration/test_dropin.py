@@ -119,9 +119,16 @@ def test_under_the_known_role_a_change_of_the_settings_makes_the_daemonset_anew(
     eventually(lambda: holds(narrow, JAVA, THEIA), 60)
     assert uid(narrow) != before
     assert "was made from other settings, and may not be patched" in log(cluster, narrow)
+
+
+def test_under_a_role_without_list_it_looks_at_its_daemonset_by_name(cluster: Cluster, narrow: Kubectl) -> None:
+    """As the Role was before: the known controller lists nothing."""
+    rules = [{"apiGroups": ["apps"], "resources": ["daemonsets", "deployments"], "verbs": ["create", "delete", "get"]}]
+    narrow.patch("role", known.ROLE, {"rules": rules})
     narrow.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"theia={THEIA};"}})
     restart(cluster, narrow)
     eventually(lambda: holds(narrow, THEIA), 60)
+    assert "Until then the DaemonSet is looked at once a minute" in log(cluster, narrow)
 
 
 # --- the known controller with our ConfigMap and our helper -----------------------------------------------------------
