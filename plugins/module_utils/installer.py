@@ -146,9 +146,7 @@ def _take_over(
         f"{describe(deployment)} runs an Image Puller of another kind and is taken over: it loses the right to delete "
         "its DaemonSet and is stopped, and the DaemonSet stays and is rolled node by node"
     )
-    changes, warnings = takeover.stop(cluster, deployment, dry_run=dry_run)
-    outcome.changes += changes
-    outcome.warnings += warnings
+    takeover.stop(cluster, deployment, outcome.changes, outcome.warnings, dry_run=dry_run)
     return True
 
 

@@ -76,13 +76,20 @@ def _running(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
         raise
     owners = [owner for d in daemonsets if is_known(d) for owner in metadata(d).get("ownerReferences") or ()]
     keepers = {owner["name"] for owner in owners if owner["kind"] == "Deployment"}
-    return [d for d in deployments if d["metadata"]["name"] in keepers or (not is_ours(d) and _is_configured(d))]
+    return [
+        d for d in deployments if d["metadata"]["name"] in keepers or (not is_ours(d) and _is_configured(cluster, d))
+    ]
 
 
-def _is_configured(deployment: Mapping[str, Any]) -> bool:
+def _is_configured(cluster: Cluster, deployment: Mapping[str, Any]) -> bool:
+    """Whether it has its name and its settings as an Image Puller has them, with the keys that must be there."""
     containers = deployment["spec"]["template"]["spec"]["containers"]
     names = {variable["name"] for container in containers for variable in container.get("env") or ()}
-    return "DEPLOYMENT_NAME" in names and bool(config_map_of(deployment))
+    config_map = config_map_of(deployment)
+    if "DEPLOYMENT_NAME" not in names or not config_map:
+        return False
+    live = cluster.get("ConfigMap", config_map, deployment["metadata"]["namespace"])
+    return {"IMAGES", "CACHING_INTERVAL_HOURS"} <= ((live or {}).get("data") or {}).keys()
 
 
 def _image_of(deployment: Mapping[str, Any]) -> str:
@@ -129,18 +136,22 @@ def require_names(
         )
 
 
-def stop(cluster: Cluster, deployment: dict[str, Any], *, dry_run: bool = False) -> tuple[list[Change], list[str]]:
-    """Stop the known controller so that its DaemonSet stays, and take its rights away: the changes, and warnings.
+def stop(
+    cluster: Cluster, deployment: dict[str, Any], changes: list[Change], warnings: list[str], *, dry_run: bool = False
+) -> None:
+    """Stop the known controller so that its DaemonSet stays, and take its rights away.
 
     RuntimeError before it is stopped if it could still delete the DaemonSet. Whatever ends this in the middle, the
     DaemonSet stays, and the next call goes on.
+
+    :param changes: what is done is added to it as it is done; :param warnings: what is left to say.
     """
     bindings = _bindings_of(cluster, deployment)
-    changes = [change for _binding, role in bindings if (change := _take_delete(cluster, role, dry_run))]
+    for _binding, role in bindings:
+        changes += _take_delete(cluster, role, dry_run)
     if not dry_run:
         _require_harmless(cluster, deployment)
     name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
-    warnings = []
     if deployment["spec"].get("replicas", 1) != 0:
         cluster.merge("Deployment", name, namespace, {"spec": {"replicas": 0}}, manager=_STATE, dry_run=dry_run)
         changes.append(Change("patched", "Deployment", describe(deployment), fields=("spec.replicas",)))
@@ -154,7 +165,6 @@ def stop(cluster: Cluster, deployment: dict[str, Any], *, dry_run: bool = False)
             f"take the Image Puller away. Remedy: let Helm forget the release, with kubectl delete secret "
             f"-n {namespace} -l owner=helm,name={release}"
         )
-    return changes, warnings
 
 
 def _bindings_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -185,15 +195,15 @@ def _is_of_its_work(rule: Mapping[str, Any]) -> bool:
     return set(rule.get("apiGroups") or ()) <= {"apps"} and bool(kinds) and kinds <= {"daemonsets", "deployments"}
 
 
-def _take_delete(cluster: Cluster, role: dict[str, Any], dry_run: bool) -> Change | None:
-    """Take the right to delete DaemonSets out of a Role; None where it is not in it."""
+def _take_delete(cluster: Cluster, role: dict[str, Any], dry_run: bool) -> list[Change]:
+    """Take the right to delete DaemonSets out of a Role, if it is in it."""
     before = role.get("rules") or ()
     rules = [{**rule, "verbs": _without_delete(rule["verbs"])} if _is_of_its_work(rule) else rule for rule in before]
     if rules == list(before):
-        return None
+        return []
     name, namespace = role["metadata"]["name"], role["metadata"]["namespace"]
     cluster.merge("Role", name, namespace, {"rules": rules}, manager=_STATE, dry_run=dry_run)
-    return Change("patched", "Role", describe(role), {"rules": before}, {"rules": rules}, ("rules",))
+    return [Change("patched", "Role", describe(role), {"rules": before}, {"rules": rules}, ("rules",))]
 
 
 def _without_delete(verbs: Iterable[str]) -> list[str]:
@@ -280,7 +290,7 @@ def variables_of(cluster: Cluster, namespace: str, deployment_name: str) -> tupl
     :param deployment_name: which of several.
     """
     deployments, _version = cluster.list("Deployment", namespace)
-    found = [d for d in deployments if _is_configured(d)]
+    found = [d for d in deployments if _is_configured(cluster, d)]
     found = [d for d in found if d["metadata"]["name"] == deployment_name or len(found) == 1] or found
     if not found:
         raise RuntimeError(
