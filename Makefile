@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ bench-info: setup image ## What it takes to tell the truth of many nodes, and ho
 
 bench-truth: setup ## How large the report is, and how fast it opens
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
+
+bench-takeover: setup image ## What taking over from the known implementation costs the cache
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.takeover $(ARGS)
 
 screenshots: setup ## Take those of docs/REPORT.md again
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser

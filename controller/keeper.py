@@ -220,7 +220,11 @@ class Keeper:
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told
         observed = self._observed(settings, live)
-        more: dict[str, Any] = {"guard": self._guard, "max_unavailable": settings.max_unavailable}
+        more: dict[str, Any] = {
+            "guard": self._guard,
+            "max_unavailable": settings.max_unavailable,
+            "may_patch": world.may_patch_daemonsets(settings.namespace),
+        }
         decision = decide(desired, observed, now=world.clock.now(), **more)
         if live and decision.action == "patch" and self._fingerprint(desired, live, decision) == self._rewritten:
             # What admission made of it is as good as it gets.
@@ -241,7 +245,14 @@ class Keeper:
     def _act(self, desired: Object, live: Object | None, decision: Decision, config_map: Object | None) -> None:
         world, name = self._world, self.names.config_map_name
         change = carry_out(
-            world.cluster, decision, desired, live, image_set=self.names, config_map=config_map, wait=False
+            world.cluster,
+            decision,
+            desired,
+            live,
+            image_set=self.names,
+            config_map=config_map,
+            wait=False,
+            may_patch=world.may_patch_daemonsets(desired["metadata"]["namespace"]),
         )
         self.decision = decision
         notes = "; ".join(change.notes)

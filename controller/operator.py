@@ -21,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import adopt_selector
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    KEPT,
     MANAGED_BY,
     MANAGER,
     STATUS,
@@ -250,6 +251,9 @@ class Operator:
         """What was done to one object; empty where it is as it should be."""
         if live is not None and wanted["kind"] == "Deployment":
             wanted = adopt_selector(wanted, live)
+        kept = (metadata(live or {}).get("annotations") or {}).get(KEPT)
+        if kept is not None:  # Which settings Ansible took over from another implementation.
+            wanted = {**wanted, "metadata": {**metadata(wanted), "annotations": {KEPT: kept}}}
         change = self._cluster.keep(wanted, live)
         for note in change.notes:
             self._around.say(f"{change.name} note", note)

@@ -87,6 +87,14 @@ class Watch:
         with self._lock:
             return list(self._objects.values())
 
+    def look_again(self) -> None:
+        """List at once where the label selector has another answer; the watch itself follows with its next event."""
+        if self._filled and self._labels() != self._listed_with:
+            try:
+                self._list()
+            except ApiError as error:
+                self._failed(error)
+
     # --- its thread --------------------------------------------------------------------------------------------------
 
     def start(self) -> Watch:
@@ -95,12 +103,13 @@ class Watch:
         return self
 
     def _run(self) -> None:
-        version = ""
+        version = labels = ""
         while True:
             try:
-                if not version or self._labels() != self._listed_with:
+                if not version or self._labels() != labels:
                     version = self._list()
-                version = self._follow(version)
+                    labels = self._listed_with
+                version = self._follow(version, labels)
             except ApiError as error:
                 version = self._after(error, version)
             except Exception as error:
@@ -164,14 +173,14 @@ class Watch:
             self._changed(None, None)
         return version
 
-    def _follow(self, version: str) -> str:
+    def _follow(self, version: str, labels: str) -> str:
         """Take over what a watch tells until it ends; the version to go on from."""
         began = self._clock.monotonic()
         stream = self._cluster.watch(
             self.kind,
             self.namespace,
             version,
-            labels=self._listed_with,
+            labels=labels,
             fields=self._fields,
             seconds=round(jittered(_SECONDS)),
         )
@@ -180,7 +189,7 @@ class Watch:
             version = obj["metadata"].get("resourceVersion") or version
             if type_ != "BOOKMARK":
                 self._take(type_, obj)
-            if self._labels() != self._listed_with:
+            if self._labels() != labels:
                 return ""
         if self._clock.monotonic() - began < _SHORT:  # A server that ends each watch at once is not to be hammered.
             self._clock.sleep(jittered(_SHORT))

@@ -15,7 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences, owned_fields
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import (
+    differences,
+    owned_fields,
+    owned_template,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, describe, metadata
 
 PAGE = 500
@@ -70,8 +74,9 @@ RESOURCES = {
     "Project": Resource("project.openshift.io", "v1", "projects", namespaced=False),
     "ProjectRequest": Resource("project.openshift.io", "v1", "projectrequests", namespaced=False),
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
+    "LocalSubjectAccessReview": Resource("authorization.k8s.io", "v1", "localsubjectaccessreviews"),
 }
-_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class Client(Protocol):
@@ -233,7 +238,7 @@ class Cluster:
         if dry_run:
             return Change("patched", kind, describe(wanted), _shown(live), _shown(predicted), fields)
         if adopted:
-            self._take_over(wanted, live)
+            self._take_over(live)
         return Change("patched", kind, describe(wanted), _shown(live), _shown(self.apply(wanted)), fields)
 
     def delete(
@@ -319,13 +324,14 @@ class Cluster:
                 return wanted
             raise
 
-    def _take_over(self, wanted: dict[str, Any], live: dict[str, Any]) -> None:
-        """Replace the template once: what a former manager wrote there, arguments for example, would stay otherwise."""
-        body = {**live, "spec": {**live["spec"], "template": wanted["spec"]["template"]}}
+    def _take_over(self, live: dict[str, Any]) -> None:
+        """Make the template ours: what a former manager wrote there, arguments for example, would stay otherwise.
+
+        Nothing but managedFields is written, so that the apply that follows is the only change, and the only roll.
+        """
         data = metadata(live)
-        self._request(
-            "PUT", wanted["kind"], data.get("namespace"), data["name"], query={"field_manager": MANAGER}, body=body
-        )
+        fields = {"metadata": {"managedFields": owned_template(live)}}
+        self.merge(live["kind"], data["name"], data.get("namespace"), fields)
 
     def _request(
         self,

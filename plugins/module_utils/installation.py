@@ -236,6 +236,15 @@ def probe(path: str, period: int, failures: int) -> dict[str, Any]:
     }
 
 
+def config_map_of(deployment: Mapping[str, Any]) -> str:
+    """The ConfigMap from which a Deployment's containers take their environment; empty where there is none."""
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for source in container.get("envFrom") or ():
+            if name := (source.get("configMapRef") or {}).get("name"):
+                return str(name)
+    return ""
+
+
 def adopt_selector(deployment: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
     """The Deployment with the immutable selector of the one that is there; its labels go into the template."""
     match_labels = live["spec"]["selector"].get("matchLabels") or {}

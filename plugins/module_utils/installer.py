@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated, takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
@@ -25,7 +25,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS, OLM, OPERATOR
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import (
+    MANIFESTS,
+    METHODS,
+    OLM,
+    OPENSHIFT_TEMPLATE,
+    OPERATOR,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     MANAGED_BY,
     MANAGER,
@@ -77,6 +83,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] | None = None
 
 
@@ -105,6 +112,8 @@ def install(
     running = method.controller(installation, common) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
     _refuse_tracked(live[name] for name in plan.leaving)
+    if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
+        found = _read(cluster, [account, *settings, *running], live)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
@@ -132,9 +141,11 @@ def _install_operator(
     """The operator, the resource, and what no operator keeps; wait until it has brought about the rest."""
     cluster, dry_run, common, method = hands.cluster, hands.dry_run, plan.required(), METHODS[choices.install_method]
     _require_controller(choices)
+    _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run)  # Which refuses.
     running, settings = method.controller(installation, common), method.sets(installation, plan.sets)
     kept = [objects.cache_service_account(common), *objects.controller(installation, common)]
     found = _read(cluster, [*running, *settings, *kept], live)
+    _refuse_tracked(live[name] for name in plan.leaving)
     main = live.get(installation.config_map_name)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
@@ -193,6 +204,36 @@ def _pods_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[dict[str, 
     labels = deployment["spec"]["selector"].get("matchLabels") or {}
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     return cluster.list("Pod", deployment["metadata"]["namespace"], labels=selector)[0]
+
+
+def _take_over(
+    cluster: Cluster,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
+    *,
+    dry_run: bool,
+) -> bool:
+    """Stop an Image Puller of another kind, so that what follows adopts its objects; whether one runs there."""
+    deployment = takeover.find(cluster, plan.required().namespace, installation.image)
+    if deployment is None:
+        return False
+    daemonset_names = [wanted.settings.daemonset_name for wanted in plan.sets]
+    takeover.require_names(deployment, installation, live.get(installation.config_map_name), daemonset_names)
+    if not choices.controller or choices.install_method not in (MANIFESTS, OPENSHIFT_TEMPLATE):
+        raise RuntimeError(
+            f"{describe(deployment)} runs an Image Puller of another kind, which a controller has to take over that "
+            f"Ansible installs. Remedy: install with install_method={MANIFESTS} and controller=true first, and then as "
+            "you like: the cache stays"
+        )
+    outcome.notes.append(
+        f"{describe(deployment)} runs an Image Puller of another kind and is taken over: it loses the right to delete "
+        "its DaemonSet and is stopped, and the DaemonSet stays and is rolled node by node"
+    )
+    takeover.stop(cluster, deployment, outcome.changes, outcome.warnings, dry_run=dry_run)
+    return True
 
 
 def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils import inst
 from ansible_collections.kubecache.image_puller.plugins.module_utils import olm, openshift, operator
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import GROUP
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import GROUP, KEPT
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import resource_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
@@ -47,6 +47,8 @@ def set_config_map(
     """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
     made = make(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
     made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
+    if wanted.kept:
+        made["metadata"]["annotations"] = {KEPT: ",".join(wanted.kept)}
     return made
 
 

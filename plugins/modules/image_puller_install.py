@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
     controller's Deployment, and with O(daemonset=true) the DaemonSet, all in one call.
+  - Where the known Go implementation runs in the namespace, it is taken over. Its settings stay where none are given
+    here, its controller is stopped in a way that its DaemonSet stays, and its objects are adopted as they are.
   - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
     Image Puller. What others added to the objects stays.
   - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
@@ -542,7 +544,7 @@ def _present(
             wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
     except (InvalidSettings, ApiError, RuntimeError) as error:
         raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
-    return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
+    return {**_result_of_present(outcome, plan), **told, "notes": [*plan.notes, *outcome.notes]}
 
 
 def _look_ahead(
