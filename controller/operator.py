@@ -15,7 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import RESOURCES, ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils import takeover
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    RESOURCES,
+    ApiError,
+    Change,
+    Cluster,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import adopt_selector
@@ -26,6 +32,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     MANAGER,
     STATUS,
     describe,
+    is_ours,
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operator import (
@@ -187,6 +194,8 @@ class Operator:
                 state.keep_at = min(state.keep_at, now + pause)
             self._tell(ruler, resources, state)
             state.failures = 0
+        except RuntimeError as error:  # The known controller could not be stopped so that its DaemonSet stays.
+            self._failed(namespace, state, str(error))
         except ApiError as error:
             self._around.failed(error)
             self._failed(namespace, state, str(error))
@@ -238,6 +247,8 @@ class Operator:
             why = f"putting right is paused until {show_time(until)}, because {state.guard.because('patch')}"
             state.seen = replace(state.seen, trouble=f"{why}: somebody undoes it")
             return None, (until - now).total_seconds()
+        if (running := live[-1]) is not None and not is_ours(running):
+            live[-1] = self._stop_known(running)
         done = [change for change in map(self._keep_one, wanted, live) if change]
         done += self._remove_former(resource, wanted)
         if done:
@@ -246,6 +257,16 @@ class Operator:
             log.info("%s: %s", describe(resource), told)
             self._around.recorder.tell(lambda: resource, Told("Normal", "Kept", told))
         return None, self._look_at_controller(wanted[-1], state)
+
+    def _stop_known(self, deployment: Object) -> Object | None:
+        """Stop the known controller so that its DaemonSet stays: another operator made it for this very resource."""
+        changes: list[Change] = []
+        warnings: list[str] = []
+        takeover.stop(self._cluster, deployment, changes, warnings)
+        log.info("%s is taken over: %s", describe(deployment), "; ".join(f"{c.action} {c.name}" for c in changes))
+        for warning in warnings:
+            self._around.say(warning, warning)
+        return self._cluster.get("Deployment", metadata(deployment)["name"], metadata(deployment)["namespace"])
 
     def _keep_one(self, wanted: Object, live: Object | None) -> str:
         """What was done to one object; empty where it is as it should be."""

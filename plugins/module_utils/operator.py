@@ -44,7 +44,9 @@ def rules() -> list[dict[str, Any]]:
         # Update: what a former manager wrote into a template is replaced once.
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": [*_KEEP, "update"]},
         {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": list(_KEEP)},
-        {"apiGroups": [_RBAC], "resources": ["roles", "rolebindings"], "verbs": _KEEP[:-1]},
+        {"apiGroups": [_RBAC], "resources": ["roles", "rolebindings"], "verbs": list(_KEEP)},
+        # Before the known controller is stopped it must have lost the right to delete its DaemonSet.
+        {"apiGroups": ["authorization.k8s.io"], "resources": ["localsubjectaccessreviews"], "verbs": ["create"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "patch"]},
         # Whether OLM has another operator for the same resources here.
         {"apiGroups": ["operators.coreos.com"], "resources": ["clusterserviceversions"], "verbs": ["list"]},

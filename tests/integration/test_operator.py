@@ -15,10 +15,17 @@ import pytest
 import yaml
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import operator
-from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import CRD_NAME, KNOWN_FIELDS, crd
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
+    CRD_NAME,
+    KNOWN_FIELDS,
+    crd,
+    owner_reference,
+)
 from tests.cluster import Cluster, ClusterError
 from tests.running import ROOT
 
+from . import known
 from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, eventually, new_namespace, our_writes, stays
 
 JAVA = "registry.example.com/team/java11:2.1"
@@ -311,6 +318,31 @@ def test_a_deleted_resource_takes_all_that_it_asked_for_along(puller: Puller) ->
     puller.cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
     eventually(lambda: puller.everything() == [], 60)
     assert puller.get("configmap", "theirs")
+
+
+def test_what_the_known_operator_made_is_taken_over_in_place(cluster: Cluster, puller: Puller) -> None:
+    """Its objects, owned by the resource; the stand-in for its controller deletes its DaemonSet when it is stopped."""
+    known.push_stand_in(cluster)
+    cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=0", "-n", puller.namespace)
+    puller.apply(resource(images=f"java11={JAVA}", imagePullerImage=known.STAND_IN))
+    found = puller.get(KIND, "puller")
+    assert found
+    made = [*known.rights(), known.config_map(puller.namespace, IMAGES=f"java11={JAVA};"), known.deployment()]
+    for obj in made:
+        obj["metadata"]["ownerReferences"] = [owner_reference(found)]
+    known.apply(cluster, puller.namespace, *made)
+    before = eventually(lambda: puller.get("daemonset", DAEMONSET), 60)["metadata"]["uid"]
+    eventually(lambda: puller.daemonset()["status"].get("numberReady") == 2, 60)
+    cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=1", "-n", puller.namespace)
+    puller.wait()
+    assert puller.daemonset()["metadata"]["uid"] == before
+    assert f"{known.STAND_IN} is the known implementation" in puller.condition()[2]
+    (deployment,) = [d for d in puller.list("deployment") if d["metadata"]["name"] == DEPLOYMENT]
+    assert [c["image"] for c in deployment["spec"]["template"]["spec"]["containers"]] == [IMAGE]
+    assert puller.get("role", known.ROLE) is None
+    assert puller.get("rolebinding", known.ROLE) is None
+    cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
+    eventually(lambda: puller.everything() == [], 60)
 
 
 def test_all_namespaces_are_served_from_one(cluster: Cluster, puller: Puller) -> None:
