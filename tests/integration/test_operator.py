@@ -331,7 +331,8 @@ def test_what_the_known_operator_made_is_taken_over_in_place(cluster: Cluster, p
     for obj in made:
         obj["metadata"]["ownerReferences"] = [owner_reference(found)]
     known.apply(cluster, puller.namespace, *made)
-    before = eventually(lambda: puller.get("daemonset", DAEMONSET), 60)["metadata"]["uid"]
+    eventually(lambda: puller.get("daemonset", DAEMONSET), 60)
+    before = puller.daemonset()["metadata"]["uid"]
     eventually(lambda: puller.daemonset()["status"].get("numberReady") == 2, 60)
     cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=1", "-n", puller.namespace)
     puller.wait()
