@@ -210,6 +210,7 @@ class Keeper:
             deployment=deployment,
             openshift=world.openshift(),
             may_delete_pods=world.may_delete_pods(settings.namespace),
+            in_cluster=True,
         )
         told, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)

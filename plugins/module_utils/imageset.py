@@ -120,17 +120,22 @@ def desired_daemonset(
     deployment: Mapping[str, Any] | None,
     openshift: bool,
     may_delete_pods: bool = True,
+    in_cluster: bool = False,
 ) -> dict[str, Any]:
     """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there.
 
     :param config_map: the set's; :param deployment: its controller's; None where there is none.
     :param may_delete_pods: whether the controller has the right that its own roll needs; without a controller that
         runs, or without that right, the DaemonSet controller rolls.
+    :param in_cluster: the caller is the controller. Without its Deployment it is about to end, and leaves the strategy
+        to whoever comes after it.
     """
     owners = []
     if settings.namespace == image_set.namespace:  # An owner in another namespace does not exist for the API.
         owners = [owner for owner in (config_map, deployment) if owner and not metadata(owner).get("deletionTimestamp")]
     runs = deployment is not None and (deployment.get("spec") or {}).get("replicas", 1) != 0
+    if deployment is None and in_cluster and live is not None:
+        runs = _is_ours_to_roll(live)
     (daemonset,) = build_daemonsets(
         settings,
         config_map_name=image_set.config_map_name,
@@ -283,7 +288,11 @@ def _may_delete_pods(live: Mapping[str, Any] | None, deployment: Mapping[str, An
     runs = bool(((deployment or {}).get("status") or {}).get("availableReplicas"))
     if live is None or not runs or not builder_number(live):
         return True
-    return bool(live["spec"].get("updateStrategy", {}).get("type") == "OnDelete")
+    return _is_ours_to_roll(live)
+
+
+def _is_ours_to_roll(live: Mapping[str, Any]) -> bool:
+    return bool((live["spec"].get("updateStrategy") or {}).get("type") == "OnDelete")
 
 
 def _waits_in_vain(decision: Decision, desired: Mapping[str, Any], deployment: Mapping[str, Any] | None) -> str:

@@ -248,7 +248,8 @@ def test_nodes_stop_start_come_and_go(cluster: Cluster) -> None:
     await_running(cluster, "guest")
     cluster.remove_node(added)
     assert added not in cluster.kubectl("get", "nodes", "-o", "name")
-    assert not any(f"/{added}/" in argument for process in processes() for argument in process.arguments())
+    directory = f"{cluster.kubeconfig.parent}/{added}/"
+    assert not any(directory in argument for process in processes() for argument in process.arguments())
 
 
 def test_components_stop_and_start(cluster: Cluster) -> None:

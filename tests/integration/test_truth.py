@@ -46,12 +46,27 @@ def text_of(info: dict[str, Any]) -> str:
 # --- twenty images whose eleventh hangs ------------------------------------------------------------------------------
 
 
-def test_twenty_images_whose_eleventh_hangs(cluster: Cluster, module: Module, kubectl: Kubectl) -> None:
+@pytest.fixture
+def patient_node(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """A node, which pulls again for others once the test is over: its kubelet pulls one image after another."""
+    node = cluster.nodes[0]
+    yield node
+    cluster.kubectl("delete", "daemonset", "--all", "-n", namespace, check=False)
+    container = {"name": "main", "image": f"{cluster.registry}/test/busybox:1", "imagePullPolicy": "Always"}
+    spec = {"nodeName": node, "containers": [container | {"command": ["sleep", "infinity"]}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "next", "namespace": namespace}, "spec": spec}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(pod))
+    cluster.kubectl("wait", "pod/next", "--for=condition=Ready", "--timeout=110s", "-n", namespace)
+
+
+def test_twenty_images_whose_eleventh_hangs(
+    cluster: Cluster, module: Module, kubectl: Kubectl, patient_node: str
+) -> None:
     """Its registry's name server never answers, which costs the kubelet the better part of a minute."""
     for image in TWENTY.values():
         cluster.push(image)
     images = TWENTY | {HANGING: f"registry.hang.test/twenty/{HANGING}:1"}
-    node = cluster.nodes[0]
+    node = patient_node
     selector = {"kubernetes.io/hostname": node}
     module("install", images=images, node_selector=selector, controller=False, daemonset=True)
     arrived = list(images)[: list(images).index(HANGING)]

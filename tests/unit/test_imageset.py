@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The DaemonSet that a set wants, of what there is around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, desired_daemonset
+
+from .objects import settings
+
+DEPLOYMENT: dict[str, Any] = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "controller", "uid": "2"},
+    "spec": {"replicas": 1},
+}
+SCALED_DOWN = DEPLOYMENT | {"spec": {"replicas": 0}}
+
+
+def strategy(deployment: dict[str, Any] | None, live: str = "", **options: Any) -> str:
+    """Who rolls: OnDelete means the controller. ``live``: the strategy of the DaemonSet that is there."""
+    there = {"spec": {"selector": {"matchLabels": {}}, "updateStrategy": {"type": live}}} if live else None
+    names = ImageSet("k8s-image-puller", "puller", "controller")
+    wanted = desired_daemonset(
+        settings(), names, there, config_map=None, deployment=deployment, openshift=False, **options
+    )
+    type_: str = wanted["spec"]["updateStrategy"]["type"]
+    return type_
+
+
+def test_the_roll_is_that_of_the_controller_where_one_runs_and_may() -> None:
+    assert strategy(DEPLOYMENT) == "OnDelete"
+    assert strategy(DEPLOYMENT, may_delete_pods=False) == strategy(SCALED_DOWN) == strategy(None) == "RollingUpdate"
+
+
+@pytest.mark.parametrize("live", ["OnDelete", "RollingUpdate"])
+def test_a_controller_that_is_about_to_end_leaves_the_strategy_as_it_is(live: str) -> None:
+    assert strategy(None, live, in_cluster=True) == live
+    assert strategy(None, live) == "RollingUpdate", "who comes after it decides"
