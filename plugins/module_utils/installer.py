@@ -192,6 +192,7 @@ def _hands(cluster: Cluster, namespace: str, outcome: Outcome, dry_run: bool, ti
         namespace=namespace,
         keep=lambda wanted: _keep(cluster, wanted, outcome, dry_run),
         remove=lambda kind, name, where: _remove(cluster, kind, name, where, outcome, dry_run),
+        did=outcome.changes.append,
         say=outcome.warnings.append,
         left=outcome.left.append,
         trouble=trouble,

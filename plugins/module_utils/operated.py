@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import olm, operator
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import wait_until_gone
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import METHODS, OLM, OPERATOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -41,7 +41,7 @@ _OPERATOR = ("Deployment", "RoleBinding", "Role", "ServiceAccount")
 class Hands:
     """What an installation works with: it reads, keeps and removes objects of one namespace, and tells of them.
 
-    ``remove`` takes a kind, a name and a namespace. ``say`` is told what a user should know, ``left`` what stays
+    ``did`` is told what was done besides; ``remove`` takes a kind, a name and a namespace. ``say`` is told what a user should know, ``left`` what stays
     behind. ``trouble`` tells what keeps a Deployment from running (or nothing), and whether waiting can't help.
     """
 
@@ -49,6 +49,7 @@ class Hands:
     namespace: str
     keep: Callable[[dict[str, Any]], None]
     remove: Callable[[str, str, str | None], None]
+    did: Callable[[Change], None]
     say: Callable[[str], None]
     left: Callable[[str], None]
     trouble: Callable[[str], tuple[str, bool]]
@@ -68,23 +69,24 @@ def leave_others(hands: Hands, method: str) -> None:
     deployment = hands.cluster.get("Deployment", operator.NAME, hands.namespace)
     if not METHODS[method].operated and not resources and deployment is None:
         return
+    leaving = [] if METHODS[method].operated else resources
+    if foreign := next((resource for resource in leaving if not is_ours(resource)), None):
+        raise RuntimeError(
+            f"{describe(foreign)} asks an operator to keep this installation, and was not made by Ansible. "
+            f"Delete it with kubectl delete --cascade=orphan, or let install_method be {OPERATOR}"
+        )
     subscription = _subscription(hands)
     if subscription is not None and method != OLM:
         _remove_olm(hands, subscription)
     elif subscription is None and deployment is not None and method != OPERATOR:
         _remove_operator(hands)
-    for resource in [] if METHODS[method].operated else resources:
-        if not is_ours(resource):
-            raise RuntimeError(
-                f"{describe(resource)} asks an operator to keep this installation, and was not made by Ansible. "
-                f"Delete it with kubectl delete --cascade=orphan, or let install_method be {OPERATOR}"
-            )
+    for resource in leaving:
         # Orphaned, its objects lose their owner and stay; the garbage collector takes the reference off.
         name = metadata(resource)["name"]
         hands.cluster.delete(KIND, name, hands.namespace, propagation="Orphan", dry_run=hands.dry_run)
+        hands.did(Change("deleted", KIND, describe(resource), resource))
         if not hands.dry_run:
-            wait_until_gone(hands.cluster, {**resource, "kind": KIND}, _GONE)
-        hands.say(f"{describe(resource)} was deleted, and what it asked for stays: it is kept by {method} now")
+            wait_until_gone(hands.cluster, resource, _GONE)
 
 
 def hand_over(hands: Hands, found: Iterable[Mapping[str, Any]]) -> None:
@@ -95,6 +97,7 @@ def hand_over(hands: Hands, found: Iterable[Mapping[str, Any]]) -> None:
         data = metadata(obj)
         labels = {"metadata": {"labels": {MANAGED_BY: MANAGER}}}
         hands.cluster.merge(obj["kind"], data["name"], data["namespace"], labels, dry_run=hands.dry_run)
+        hands.did(Change("patched", obj["kind"], describe(obj), fields=("metadata.labels",)))
         hands.say(f"{describe(obj)} was made by somebody else and has been taken over")
 
 
@@ -289,7 +292,9 @@ def _remove_olm(hands: Hands, subscription: Mapping[str, Any]) -> None:
         return
     hands.remove("Subscription", operator.PACKAGE, hands.namespace)
     for name in dict.fromkeys(filter(None, (status.get("installedCSV"), status.get("currentCSV")))):
-        hands.cluster.delete("ClusterServiceVersion", name, hands.namespace, dry_run=hands.dry_run)
+        if hands.cluster.delete("ClusterServiceVersion", name, hands.namespace, dry_run=hands.dry_run):
+            where = f"ClusterServiceVersion {hands.namespace}/{name}"
+            hands.did(Change("deleted", "ClusterServiceVersion", where))
     hands.remove("OperatorGroup", operator.PACKAGE, hands.namespace)
     deployment = hands.cluster.get("Deployment", operator.NAME, hands.namespace)
     if deployment is not None and not hands.dry_run:
