@@ -41,8 +41,9 @@ _OPERATOR = ("Deployment", "RoleBinding", "Role", "ServiceAccount")
 class Hands:
     """What an installation works with: it reads, keeps and removes objects of one namespace, and tells of them.
 
-    ``did`` is told what was done besides; ``remove`` takes a kind, a name and a namespace. ``say`` is told what a user should know, ``left`` what stays
-    behind. ``trouble`` tells what keeps a Deployment from running (or nothing), and whether waiting can't help.
+    ``remove`` takes a kind, a name and a namespace; ``did`` is told what was done besides. ``say`` is told what a user
+    should know, ``left`` what stays behind. ``trouble`` tells what keeps a Deployment from running (or nothing), and
+    whether waiting can't help.
     """
 
     cluster: Cluster
