@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) image bench-install bench-preflight bench-health bench-info bench-truth screenshots build lock clean
+.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ integration: setup image ## Tests on real clusters, which they start and stop; W
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
+manifests: setup ## Write deploy/ anew, from the collection's own objects
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
+
 image: setup ## The controller's and the helper's image, as OCI archives in build/
 	@$(PY) -m controller.image $(IMAGE_ARGS)
 
@@ -65,11 +68,17 @@ bench-install: setup image ## How long an installation takes, compared with othe
 bench-health: setup image ## How fast the controller mends, and what it takes; ARGS="--nodes 5000 --runs 3 --idle 0"
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.health $(ARGS)
 
+bench-operator: setup image ## How soon a changed resource reaches its DaemonSet, and what many cost
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.operator $(ARGS)
+
 bench-info: setup image ## What it takes to tell the truth of many nodes, and how soon a wait is over
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.info $(ARGS)
 
 bench-truth: setup ## How large the report is, and how fast it opens
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
+
+bench-takeover: setup image ## What taking over from the known implementation costs the cache
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.takeover $(ARGS)
 
 screenshots: setup ## Take those of docs/REPORT.md again
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser

@@ -32,6 +32,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     FIELDS,
     Reading,
     Settings,
+    fingerprint,
     from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
@@ -71,6 +72,7 @@ class Keeper:
         self.synced = False
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
+        self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
         self.view: View | None = None
         self.decision = Decision("none")
         self.step = Step()
@@ -174,6 +176,8 @@ class Keeper:
             return self._interval()
         self.settings = settings
         pause = self._keep(settings)
+        follows = self.decision.action not in ("refuse", "wait") and not self.decision.paused
+        self.in_place = fingerprint(settings) if follows else ""
         self._remove_former(settings)
         return pause
 
@@ -217,7 +221,11 @@ class Keeper:
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told
         observed = self._observed(settings, live)
-        more: dict[str, Any] = {"guard": self._guard, "max_unavailable": settings.max_unavailable}
+        more: dict[str, Any] = {
+            "guard": self._guard,
+            "max_unavailable": settings.max_unavailable,
+            "may_patch": world.may_patch_daemonsets(settings.namespace),
+        }
         decision = decide(desired, observed, now=world.clock.now(), **more)
         if live and decision.action == "patch" and self._fingerprint(desired, live, decision) == self._rewritten:
             # What admission made of it is as good as it gets.
@@ -238,7 +246,14 @@ class Keeper:
     def _act(self, desired: Object, live: Object | None, decision: Decision, config_map: Object | None) -> None:
         world, name = self._world, self.names.config_map_name
         change = carry_out(
-            world.cluster, decision, desired, live, image_set=self.names, config_map=config_map, wait=False
+            world.cluster,
+            decision,
+            desired,
+            live,
+            image_set=self.names,
+            config_map=config_map,
+            wait=False,
+            may_patch=world.may_patch_daemonsets(desired["metadata"]["namespace"]),
         )
         self.decision = decision
         notes = "; ".join(change.notes)

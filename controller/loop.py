@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import config_map_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
@@ -207,17 +208,12 @@ class Controller:
         """Without a name in the environment: the ConfigMap that the controller's own Deployment takes it from."""
         if self._named:
             return
-        name = ""
         try:
             deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
         except ApiError as error:
             log.warning("%s", error)
             deployment = None
-        if deployment:
-            for container in deployment["spec"]["template"]["spec"]["containers"]:
-                for source in container.get("envFrom") or ():
-                    name = name or (source.get("configMapRef") or {}).get("name", "")
-        self._named = name or CONFIG_MAP_NAME
+        self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
 
 
 def _substance(obj: Object | None) -> tuple[object, ...] | None:

@@ -26,12 +26,7 @@ class Metrics(Collector):
         self.digests: dict[str, Digest] = {}
         self.actions = Counter("image_puller_actions", "Actions on DaemonSets", [_SET, "action"], registry=made)
         self.errors = Counter("image_puller_errors", "Passes that ended with an error", [_SET], registry=made)
-        self.api_errors = Counter(
-            "image_puller_api_errors",
-            "Requests that failed, by verb and HTTP status; status 0: no answer",
-            ["verb", "status"],
-            registry=made,
-        )
+        self.api_errors = _api_errors(made)
         self.passes = Histogram("image_puller_reconcile_duration_seconds", "One pass", buckets=_SECONDS, registry=made)
         self.judged = Histogram(
             "image_puller_judgement_duration_seconds", "One judgement", buckets=_SECONDS, registry=made
@@ -117,6 +112,32 @@ class Metrics(Collector):
                 for class_, count in classes.items()
             },
         )
+
+
+class OperatorMetrics:
+    """The operator's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        made = self.registry = CollectorRegistry()
+        ProcessCollector(registry=made)
+        self.api_errors = _api_errors(made)
+        self.actions = Counter(
+            "image_puller_operator_actions", "Writes, by kind and action", ["kind", "action"], registry=made
+        )
+        self.errors = Counter("image_puller_operator_errors", "Passes that ended with an error", registry=made)
+        self.passes = Histogram(
+            "image_puller_operator_reconcile_duration_seconds", "One pass", buckets=_SECONDS, registry=made
+        )
+        self.namespaces = Gauge("image_puller_operator_namespaces", "Namespaces with a resource", registry=made)
+
+
+def _api_errors(registry: CollectorRegistry) -> Counter:
+    return Counter(
+        "image_puller_api_errors",
+        "Requests that failed, by verb and HTTP status; status 0: no answer",
+        ["verb", "status"],
+        registry=registry,
+    )
 
 
 def _family(

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's process in its pod: client, log, server, loop.
+"""The process in its pod: client, log, server, loop.
 
-Environment: ``CONFIG_MAP_NAME`` (else the ConfigMap that the Deployment ``DEPLOYMENT_NAME`` takes its environment
-from), ``DEPLOYMENT_NAME``; where no ConfigMap may be read, the settings themselves are taken from the environment.
+Environment of the controller: ``CONFIG_MAP_NAME`` (else the ConfigMap that the Deployment ``DEPLOYMENT_NAME`` takes its
+environment from), ``DEPLOYMENT_NAME``; where no ConfigMap may be read, the settings themselves are taken from the
+environment. Of the operator: ``WATCH_NAMESPACE``, one namespace, several with commas, or empty for all.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import kubernetes
 
@@ -26,14 +29,14 @@ _CONNECTIONS = 10  # Five watches, two threads that ask, and a little more.
 log = logging.getLogger("image-puller")
 
 
-def in_cluster_client() -> Client:
+def in_cluster_client(connections: int = _CONNECTIONS) -> Client:
     """A client with the pod's own account; nothing is discovered, since every path is known.
 
     A connection whose other end is gone without a word ends after half a minute: a watch would wait for ever else.
     """
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_incluster_config(client_configuration=configuration)
-    configuration.connection_pool_maxsize = _CONNECTIONS
+    configuration.connection_pool_maxsize = connections
     configuration.socket_options = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -49,7 +52,44 @@ def in_cluster_client() -> Client:
 
 
 def run() -> None:
-    """Run until a signal ends the process."""
+    """Run the controller until a signal ends the process."""
+    controller = Controller(
+        _cluster(_CONNECTIONS),
+        namespace=_own_namespace(),
+        deployment_name=os.environ.get("DEPLOYMENT_NAME") or DEPLOYMENT_NAME,
+        environment=os.environ,
+    )
+    serve(controller, PORT)
+    controller.run()
+
+
+def run_operator() -> None:
+    """Run the operator until a signal ends the process."""
+    from controller.operator import Operator, watched
+
+    namespaces = watched(os.environ.get("WATCH_NAMESPACE", ""))
+    operator = Operator(
+        _cluster(_CONNECTIONS * len(namespaces)),
+        namespaces,
+        own_namespace=_own_namespace(),
+        identity=socket.gethostname(),
+    )
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        operator.lease.release()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    serve(operator, PORT)
+    operator.run()
+
+
+def _own_namespace() -> str:
+    return _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+
+
+def _cluster(connections: int) -> Cluster:
+    """The log, and the cluster in which this process is a pod."""
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         stream=sys.stdout,
@@ -59,14 +99,6 @@ def run() -> None:
     )
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
-        client = in_cluster_client()
+        return Cluster(in_cluster_client(connections))
     except kubernetes.config.ConfigException as error:
         sys.exit(f"This program runs in a pod of a Kubernetes cluster: {error}")
-    controller = Controller(
-        Cluster(client),
-        namespace=_NAMESPACE_FILE.read_text(encoding="utf-8").strip(),
-        deployment_name=os.environ.get("DEPLOYMENT_NAME") or DEPLOYMENT_NAME,
-        environment=os.environ,
-    )
-    serve(controller, PORT)
-    controller.run()

@@ -6,12 +6,21 @@ from __future__ import annotations
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-if TYPE_CHECKING:
-    from controller.loop import Controller
+
+class Process(Protocol):
+    """What is asked of controller and operator: ``metrics`` has a ``registry``."""
+
+    metrics: Any
+
+    def trouble(self) -> str:
+        """Why the process should be restarted; empty while it works."""
+
+    def unready(self) -> str:
+        """Why it does not do its work yet; empty once it does."""
 
 
 class _DualStackServer(ThreadingHTTPServer):
@@ -24,7 +33,7 @@ class _DualStackServer(ThreadingHTTPServer):
         super().server_bind()
 
 
-def serve(controller: Controller, port: int) -> ThreadingHTTPServer:
+def serve(controller: Process, port: int) -> ThreadingHTTPServer:
     """Answer in a thread of its own; the server that was started is returned, bound already."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -79,13 +79,21 @@ class Watch:
         return self._filled and not self._broken and self.denied is None
 
     def get(self, name: str) -> Object | None:
-        """One object as it is kept."""
+        """One object as it is kept; its name is ``namespace/name`` where all namespaces are watched."""
         return self._objects.get(name)
 
     def all(self) -> list[Object]:
         """All objects as they are kept."""
         with self._lock:
             return list(self._objects.values())
+
+    def look_again(self) -> None:
+        """List at once where the label selector has another answer; the watch itself follows with its next event."""
+        if self._filled and self._labels() != self._listed_with:
+            try:
+                self._list()
+            except ApiError as error:
+                self._failed(error)
 
     # --- its thread --------------------------------------------------------------------------------------------------
 
@@ -95,12 +103,13 @@ class Watch:
         return self
 
     def _run(self) -> None:
-        version = ""
+        version = labels = ""
         while True:
             try:
-                if not version or self._labels() != self._listed_with:
+                if not version or self._labels() != labels:
                     version = self._list()
-                version = self._follow(version)
+                    labels = self._listed_with
+                version = self._follow(version, labels)
             except ApiError as error:
                 version = self._after(error, version)
             except Exception as error:
@@ -152,7 +161,7 @@ class Watch:
             for item in items:
                 kept = self._slim(item)
                 if kept is not None:
-                    found[item["metadata"]["name"]] = kept
+                    found[self._key(item)] = kept
         before = self._objects
         self._replace(found)
         news = not self._filled or self._broken or self.denied is not None
@@ -164,14 +173,14 @@ class Watch:
             self._changed(None, None)
         return version
 
-    def _follow(self, version: str) -> str:
+    def _follow(self, version: str, labels: str) -> str:
         """Take over what a watch tells until it ends; the version to go on from."""
         began = self._clock.monotonic()
         stream = self._cluster.watch(
             self.kind,
             self.namespace,
             version,
-            labels=self._listed_with,
+            labels=labels,
             fields=self._fields,
             seconds=round(jittered(_SECONDS)),
         )
@@ -180,14 +189,14 @@ class Watch:
             version = obj["metadata"].get("resourceVersion") or version
             if type_ != "BOOKMARK":
                 self._take(type_, obj)
-            if self._labels() != self._listed_with:
+            if self._labels() != labels:
                 return ""
         if self._clock.monotonic() - began < _SHORT:  # A server that ends each watch at once is not to be hammered.
             self._clock.sleep(jittered(_SHORT))
         return version
 
     def _take(self, type_: str, obj: Mapping[str, Any]) -> None:
-        name = obj["metadata"]["name"]
+        name = self._key(obj)
         kept = None if type_ == "DELETED" else self._slim(obj)
         before = self._objects.get(name)
         if kept == before:
@@ -198,6 +207,11 @@ class Watch:
             else:
                 self._objects[name] = kept
         self._changed(before, kept)
+
+    def _key(self, obj: Mapping[str, Any]) -> str:
+        data = obj["metadata"]
+        all_namespaces = self.namespace is None and data.get("namespace")
+        return f"{data['namespace']}/{data['name']}" if all_namespaces else str(data["name"])
 
     def _replace(self, objects: dict[str, Object]) -> None:
         with self._lock:

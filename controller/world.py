@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from prometheus_client import Counter
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    RESOURCES,
+    ApiError,
+    Cluster,
+    grant,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DAEMONSET
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable
@@ -29,6 +37,13 @@ log = logging.getLogger("image-puller")
 _MOMENT = 0.05
 _SAY_AGAIN = 60.0  # Seconds between two lines on an API server that does not answer.
 _RIGHTS = 600.0  # Seconds until a right that is missing is asked for again.
+_COSTS = {
+    "ConfigMap": "the settings are those of the process's environment, and a change needs a restart of the pod",
+    "DaemonSet": "the DaemonSet is looked at once a minute",
+    "Pod": "nothing is known of the images on the nodes: there is no verdict, and no roll node by node",
+    "Node": "the nodes are inferred from the cache's pods",
+    "Event": "what is being pulled is known only once the pods' statuses tell",
+}
 _DEPLOYMENT = 600.0  # Seconds that a Deployment is believed to be what it was.
 Woken = Callable[[str, Object | None, Object | None], None]
 
@@ -100,29 +115,80 @@ class Cached(Cluster):
         return answer
 
 
-class World:
-    """The cluster as the controller sees it.
+class Surroundings:
+    """What controller and operator have in common: the API, its caches, and what is told of both.
 
+    :param api_errors: a counter with the labels verb and status.
     :param woken: told of each change in a cache, by kind.
     """
 
-    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
+    costs: Mapping[str, str] = {}  # What it costs where objects of a kind may not be listed.
+
+    def __init__(self, cluster: Cluster, clock: Clock, api_errors: Counter, woken: Woken) -> None:
         self.cluster = cluster
         self.clock = clock
-        self.metrics = metrics
-        self.namespace = namespace
         self.recorder = Recorder(cluster, clock, self.failed)
-        self.config_maps: Watch = self._make(Watch, "ConfigMap", namespace, slim=slim_config_map)
-        self.cached = Cached(cluster, clock, self._watch)
+        self._api_errors = api_errors
         self._woken = woken
-        self._share = Shared()
-        self.nodes: Watch = self._make(Watch, "Node", None, slim=node_slimmer(self._share))
-        self._scopes: dict[str, Scope] = {}
-        self._openshift: bool | None = None
-        self._pods_right: tuple[float, bool] | None = None
-        self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self._said_at = float("-inf")
+
+    def failed(self, error: ApiError, kind: str = "") -> None:
+        """Count an error of the API, and say once which right is missing.
+
+        :param kind: what a watch was for; so what it costs is said, too.
+        """
+        if error.status != 410:
+            self._api_errors.labels(error.verb or "get", str(error.status)).inc()
+        if error.forbidden:
+            cost = "changes are seen once a minute" if error.verb == "watch" else self.costs.get(kind)
+            self.say(error.message, f"{error}. Until then {cost}" if kind and cost else str(error))
+        elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
+            self._said_at = self.clock.monotonic()
+            log.warning("%s", error)
+
+    def say(self, topic: str, text: str, level: int = logging.WARNING) -> None:
+        """Log a state when it changes, not each time that it is seen."""
+        if self._said.get(topic, "") != text:
+            self._said[topic] = text
+            if text:
+                log.log(level, "%s", text)
+
+    def watch(
+        self,
+        type_: type[Watch],
+        kind: str,
+        namespace: str | None,
+        heard: Callable[[], None] = lambda: None,
+        **named: Any,
+    ) -> Any:
+        """A cache of this type, to be started; ``heard`` is called with each change, before others are woken."""
+
+        def changed(before: Object | None, after: Object | None) -> None:
+            heard()
+            self._woken(kind, before, after)
+
+        failed = functools.partial(self.failed, kind=kind)
+        return type_(self.cluster, kind, namespace, changed=changed, failed=failed, clock=self.clock, **named)
+
+
+class World(Surroundings):
+    """The cluster as the controller sees it."""
+
+    costs = _COSTS
+
+    def __init__(self, cluster: Cluster, clock: Clock, metrics: Metrics, *, namespace: str, woken: Woken) -> None:
+        super().__init__(cluster, clock, metrics.api_errors, woken)
+        self.metrics = metrics
+        self.namespace = namespace
+        self.config_maps: Watch = self.watch(Watch, "ConfigMap", namespace, slim=slim_config_map)
+        self.cached = Cached(cluster, clock, self._watch)
+        self._share = Shared()
+        self.nodes: Watch = self.watch(Watch, "Node", None, slim=node_slimmer(self._share))
+        self._scopes: dict[str, Scope] = {}
+        self._openshift: bool | None = None
+        self._rights: dict[tuple[str, str], tuple[float, bool]] = {}
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Begin to watch what every set needs."""
@@ -134,7 +200,7 @@ class World:
         """The caches of a namespace, begun when they are asked for the first time."""
         with self._lock:
             if namespace not in self._scopes:
-                self._scopes[namespace] = Scope(self._make, namespace, self._share, self.clock)
+                self._scopes[namespace] = Scope(self.watch, namespace, self._share, self.clock)
                 for watch in self._scopes[namespace].watches:
                     watch.start()
             return self._scopes[namespace]
@@ -159,44 +225,63 @@ class World:
         return self._openshift
 
     def may_delete_pods(self, namespace: str) -> bool:
-        """Whether a roll can be ours; a right that is missing is asked for again after a while."""
+        """Whether a roll can be ours."""
+        return self._may("delete", "Pod", namespace, "the DaemonSet controller rolls changes out")
+
+    def may_patch_daemonsets(self, namespace: str) -> bool:
+        """Whether a DaemonSet can be corrected; else it can only be deleted and created."""
+        cost = (
+            "a change of the settings deletes the DaemonSet and creates it anew, on all nodes at once, what others "
+            "change in it is not put right, and the verdict is not written on it"
+        )
+        return self._may("patch", "DaemonSet", namespace, cost)
+
+    def _may(self, verb: str, kind: str, namespace: str, cost: str) -> bool:
+        """Whether there is a right; one that is missing is told with its cost, and asked for again after a while."""
         now = self.clock.monotonic()
-        if self._pods_right is None or (not self._pods_right[1] and now - self._pods_right[0] > _RIGHTS):
-            attributes = {"namespace": namespace, "verb": "delete", "resource": "pods"}
-            review = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }
-            try:
-                allowed = bool((self.cluster.create(review).get("status") or {}).get("allowed"))
-            except ApiError as error:
-                if not error.forbidden:
-                    raise
-                allowed = True  # Who may not ask finds out.
-            self._pods_right = (now, allowed)
-            if not allowed:
-                self.say("pods", f"pods in {namespace} may not be deleted: the DaemonSet controller rolls changes out")
-        return self._pods_right[1]
+        asked, allowed = self._rights.get((verb, kind), (float("-inf"), False))
+        if allowed or now - asked <= _RIGHTS:
+            return allowed
+        resource = RESOURCES[kind]
+        attributes = {"namespace": namespace, "verb": verb, "group": resource.group, "resource": resource.plural}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        try:
+            allowed = bool((self.cluster.create(review).get("status") or {}).get("allowed"))
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+            allowed = True  # Who may not ask finds out.
+        self._rights[verb, kind] = (now, allowed)
+        lacks = f"the right to {verb} {kind}s in {namespace} is missing: {cost}. {grant(kind, [verb], namespace)}"
+        self.say(f"{verb} {kind}", "" if allowed else lacks)
+        return allowed
 
-    def failed(self, error: ApiError) -> None:
-        """Count an error of the API, and say once which right is missing."""
-        if error.status != 410:
-            self.metrics.api_errors.labels(error.verb or "get", str(error.status)).inc()
-        if error.forbidden:
-            if error.verb in ("delete", "create", "patch"):
-                self._pods_right = None
-            self.say(error.message, str(error))
-        elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:
-            self._said_at = self.clock.monotonic()
-            log.warning("%s", error)
+    def failed(self, error: ApiError, kind: str = "") -> None:
+        """The same; a right that is gone is asked for anew."""
+        if error.forbidden and error.verb in ("delete", "create", "patch"):
+            self._rights.clear()
+        super().failed(error, kind)
 
-    def say(self, topic: str, text: str, level: int = logging.WARNING) -> None:
-        """Log a state when it changes, not each time that it is seen."""
-        if self._said.get(topic, "") != text:
-            self._said[topic] = text
-            if text:
-                log.log(level, "%s", text)
+    def watch(
+        self,
+        type_: type[Watch],
+        kind: str,
+        namespace: str | None,
+        heard: Callable[[], None] = lambda: None,
+        **named: Any,
+    ) -> Any:
+        """The same; which pods are looked at depends on the DaemonSets."""
+
+        def look_again() -> None:
+            heard()
+            if kind == "DaemonSet" and namespace in self._scopes:
+                self._scopes[namespace].pods.look_again()
+
+        return super().watch(type_, kind, namespace, look_again, **named)
 
     def _watch(self, kind: str, namespace: str | None) -> Watch | None:
         if kind == "ConfigMap" and namespace == self.namespace:
@@ -204,9 +289,3 @@ class World:
         if kind == "DaemonSet" and namespace:
             return self.scope(namespace).daemonsets
         return None
-
-    def _make(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
-        def changed(before: Object | None, after: Object | None) -> None:
-            self._woken(kind, before, after)
-
-        return type_(self.cluster, kind, namespace, changed=changed, failed=self.failed, clock=self.clock, **named)

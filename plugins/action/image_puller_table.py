@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -31,10 +32,11 @@ class ActionModule(ActionBase):
                 "report": {"type": "dict"},
                 "sets": {"type": "list", "elements": "dict"},
                 "plan": {"type": "dict"},
+                "variables": {"type": "dict"},
                 "notes": {"type": "list", "elements": "str", "default": []},
             },
-            required_one_of=(("report", "sets", "plan", "notes"),),
-            mutually_exclusive=(("report", "sets", "plan"),),
+            required_one_of=(("report", "sets", "plan", "variables", "notes"),),
+            mutually_exclusive=(("report", "sets", "plan", "variables"),),
         )
         notes, sets, plan = list(options["notes"]), options["sets"] or [], options["plan"]
         if options["report"] is not None:
@@ -52,6 +54,9 @@ class ActionModule(ActionBase):
             lines, verdicts = tables(sets, WIDTH, notes), {set_["report"]["verdict"] for set_ in sets}
         else:
             lines, verdicts = [line for note in notes for line in bullet(note, WIDTH)], set[str]()
+            if options["variables"] is not None:
+                text = yaml.safe_dump(options["variables"], sort_keys=False, allow_unicode=True, width=1000)
+                lines = [*text.splitlines(), *([""] if lines else []), *(f"# {line}" for line in lines)]
         display = Display()
         display.display("")
         if verdicts:

@@ -15,7 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences, owned_fields
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import (
+    differences,
+    owned_fields,
+    owned_template,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, describe, metadata
 
 PAGE = 500
@@ -60,10 +64,19 @@ RESOURCES = {
     "LimitRange": Resource("", "v1", "limitranges"),
     "Deployment": Resource("apps", "v1", "deployments"),
     "DaemonSet": Resource("apps", "v1", "daemonsets"),
+    "KubernetesImagePuller": Resource("che.eclipse.org", "v1alpha1", "kubernetesimagepullers"),
+    "CustomResourceDefinition": Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False),
+    "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+    "OperatorGroup": Resource("operators.coreos.com", "v1", "operatorgroups"),
+    "Subscription": Resource("operators.coreos.com", "v1alpha1", "subscriptions"),
+    "ClusterServiceVersion": Resource("operators.coreos.com", "v1alpha1", "clusterserviceversions"),
     "PodSecurityPolicyReview": Resource("security.openshift.io", "v1", "podsecuritypolicyreviews"),
+    "Project": Resource("project.openshift.io", "v1", "projects", namespaced=False),
+    "ProjectRequest": Resource("project.openshift.io", "v1", "projectrequests", namespaced=False),
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
+    "LocalSubjectAccessReview": Resource("authorization.k8s.io", "v1", "localsubjectaccessreviews"),
 }
-_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class Client(Protocol):
@@ -125,6 +138,8 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        #: A namespace that is known not to be there, where the API server would only say that it may not be read.
+        self.missing = ""
 
     @property
     def server(self) -> str:
@@ -223,7 +238,7 @@ class Cluster:
         if dry_run:
             return Change("patched", kind, describe(wanted), _shown(live), _shown(predicted), fields)
         if adopted:
-            self._take_over(wanted, live)
+            self._take_over(live)
         return Change("patched", kind, describe(wanted), _shown(live), _shown(self.apply(wanted)), fields)
 
     def delete(
@@ -267,11 +282,14 @@ class Cluster:
         *,
         manager: str = MANAGER,
         dry_run: bool = False,
-    ) -> None:
-        """Change some fields of an object that is there, and nothing else of it."""
+    ) -> dict[str, Any]:
+        """Change some fields of an object that is there, and nothing else of it; the object as it is then.
+
+        :param name: with ``/status`` behind, the fields are those of its status.
+        """
         query = {"field_manager": manager, "dry_run": "All" if dry_run else None}
         content_type = "application/merge-patch+json"
-        self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
+        return self._request("PATCH", kind, namespace, name, query=query, body=patch, content_type=content_type)
 
     def annotate(
         self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, dry_run: bool = False
@@ -306,13 +324,14 @@ class Cluster:
                 return wanted
             raise
 
-    def _take_over(self, wanted: dict[str, Any], live: dict[str, Any]) -> None:
-        """Replace the template once: what a former manager wrote there, arguments for example, would stay otherwise."""
-        body = {**live, "spec": {**live["spec"], "template": wanted["spec"]["template"]}}
+    def _take_over(self, live: dict[str, Any]) -> None:
+        """Make the template ours: what a former manager wrote there, arguments for example, would stay otherwise.
+
+        Nothing but managedFields is written, so that the apply that follows is the only change, and the only roll.
+        """
         data = metadata(live)
-        self._request(
-            "PUT", wanted["kind"], data.get("namespace"), data["name"], query={"field_manager": MANAGER}, body=body
-        )
+        fields = {"metadata": {"managedFields": owned_template(live)}}
+        self.merge(live["kind"], data["name"], data.get("namespace"), fields)
 
     def _request(
         self,
@@ -327,6 +346,13 @@ class Cluster:
     ) -> dict[str, Any]:
         resource = RESOURCES[kind]
         verb = _VERBS.get(method) or ("get" if name else "list")
+        scope = namespace if resource.namespaced else name if kind == "Namespace" else None
+        if scope and scope == self.missing:
+            if verb == "list":
+                return {"items": [], "metadata": {}}
+            raise ApiError(
+                f"could not {verb} {kind} {name or ''} in {scope}: there is no such namespace", 404, "NotFound"
+            )
         scope = namespace if resource.namespaced else None
         sent = {**(query or {}), "content_type": content_type}
         if name:

@@ -201,7 +201,8 @@ def _sleep_strategy(settings: Settings) -> dict[str, Any]:
                 "name": image.name,
                 "image": image.image,
                 "imagePullPolicy": "IfNotPresent",
-                "command": [f"{_HELPER_PATH}/sleep", "infinity"],
+                # A hundred years: the known implementation's helper takes hours, and no `infinity`.
+                "command": [f"{_HELPER_PATH}/sleep", "876000h"],
                 "workingDir": "/",
                 # Keeps the NVIDIA runtime's hook, and the memory it takes, out of images that ask for GPUs.
                 "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],

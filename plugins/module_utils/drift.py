@@ -9,6 +9,7 @@ earlier (so that something we no longer want is seen). Everything else on the ob
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,30 @@ def owned_fields(live: Mapping[str, Any]) -> dict[str, Any] | None:
             fields: dict[str, Any] = entry.get("fieldsV1") or {}
             return fields
     return None
+
+
+def owned_template(live: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The object's managedFields with all that anybody owns of the pod template given to our manager.
+
+    What we then apply without is taken away; what others own outside the template stays theirs.
+    """
+    template: dict[str, Any] = {}
+    entries = []
+    for entry in copy.deepcopy(list(live["metadata"].get("managedFields") or ())):
+        spec = (entry.get("fieldsV1") or {}).get("f:spec") or {}
+        if not entry.get("subresource") and "f:template" in spec:
+            _merge(template, spec.pop("f:template"))
+            if not spec:
+                del entry["fieldsV1"]["f:spec"]
+        if entry.get("fieldsV1"):
+            entries.append(entry)
+    ours = {"manager": MANAGER, "operation": "Apply", "apiVersion": live["apiVersion"], "fieldsType": "FieldsV1"}
+    return [*entries, {**ours, "fieldsV1": {"f:spec": {"f:template": template}}}]
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, fields in more.items():
+        _merge(into.setdefault(name, {}), fields)
 
 
 def _compare(wanted: Any, live: Any, owned: Mapping[str, Any] | None, path: str, found: list[str]) -> None:

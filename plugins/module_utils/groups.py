@@ -16,12 +16,15 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     DEPLOYMENT,
     GROUP,
     IMAGE_SET,
+    KEPT,
+    is_ours,
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     DEFAULT_IMAGES,
     DEFAULTS,
     FIELDS,
+    Field,
     InvalidSettings,
     Problem,
     Reading,
@@ -44,11 +47,15 @@ _FIELDS: dict[str, Any] = {"name*": str, **{f.option: object for f in FIELDS if 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One set: its ConfigMap, its group (empty: the main set) and its settings."""
+    """One set: its ConfigMap, its group (empty: the main set) and its settings.
+
+    ``kept``: the options of which nobody said anything since they were taken over from another implementation.
+    """
 
     config_map_name: str
     group: str
     settings: Settings
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,17 +81,67 @@ class Plan:
 def merge_options(options: Mapping[str, Any], config_map: Mapping[str, Any] | None, where: str) -> Reading:
     """Read options; images left out keep the list of the ConfigMap that is there, and are the default list without one.
 
-    :param where: namespace and name of the ConfigMap, for the note that says so.
+    Of a ConfigMap of somebody else's everything that is left out is kept, see :func:`kept_options`.
+
+    :param where: namespace and name of the ConfigMap, for the notes that say so.
     """
+    kept = kept_options(options, config_map)
+    given, notes = _with_kept(options, config_map), []
+    reading = from_options(given)
+    if kept and reading.settings:
+        shown = "; ".join(f"{f.key}={f.show(getattr(reading.settings, f.option))}" for f in FIELDS if f.option in kept)
+        notes.append(f"settings of ConfigMap {where} that were taken over are kept: {shown}")
     if options.get("images") not in _UNSET:
-        return from_options(options)
-    kept = ((config_map or {}).get("data") or {}).get("IMAGES", "").strip()
-    reading = from_options({**options, "images": kept or None})
-    if kept:
-        note = f"images were not given: the list of ConfigMap {where} is kept"
+        return replace(reading, notes=(*reading.notes, *notes))
+    if given.get("images"):
+        notes.append(f"images were not given: the list of ConfigMap {where} is kept")
+        notes += [f"{problem} It was left out silently so far, and is not cached" for problem in _dropped(config_map)]
     else:
-        note = f"images were not given: the default list is used ({format_images(DEFAULT_IMAGES)})"
-    return replace(reading, notes=(*reading.notes, note))
+        notes.append(f"images were not given: the default list is used ({format_images(DEFAULT_IMAGES)})")
+    return replace(reading, notes=(*reading.notes, *notes))
+
+
+def kept_options(options: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The options that are left out and stay as the ConfigMap has them; images, which always do, apart.
+
+    Those are all that a ConfigMap of another implementation has, and then those of which nobody has said anything since
+    it was taken over (its annotation KEPT).
+    """
+    data = (config_map or {}).get("data") or {}
+    there = [f.option for f in FIELDS if f.option not in ("images", "namespace") and _says_something(f, data)]
+    if config_map and is_ours(config_map):
+        told = (metadata(config_map).get("annotations") or {}).get(KEPT, "").split(",")
+        there = [option for option in there if option in told]
+    return tuple(option for option in there if options.get(option) in _UNSET)
+
+
+def _says_something(setting: Field, data: Mapping[str, str]) -> bool:
+    """Whether the ConfigMap has another value than the default."""
+    if not data.get(setting.key, "").strip():
+        return False
+    reading = from_config_map({setting.key: data[setting.key]})
+    return not reading.settings or getattr(reading.settings, setting.option) != DEFAULTS[setting.option]
+
+
+def _with_kept(options: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options, and what stays as it is where they say nothing; without the entries that can't be used."""
+    data = (config_map or {}).get("data") or {}
+    stay = kept_options(options, config_map)
+    kept: dict[str, Any] = {f.option: data[f.key] for f in FIELDS if f.option in stay}
+    if options.get("images") in _UNSET:
+        kept["images"] = data.get("IMAGES", "").strip() or None
+        if _dropped(config_map):
+            reading = from_config_map({"IMAGES": data["IMAGES"]})
+            kept["images"] = format_images(reading.settings.images if reading.settings else ())
+    return {**options, **kept}
+
+
+def _dropped(config_map: Mapping[str, Any] | None) -> tuple[Problem, ...]:
+    """The entries that another implementation left out without a word; in a ConfigMap of ours they are refused."""
+    if config_map is None or is_ours(config_map):
+        return ()
+    reading = from_config_map({"IMAGES": (config_map.get("data") or {}).get("IMAGES", "")})
+    return reading.problems if reading.settings else ()
 
 
 def keep_names(options: Mapping[str, Any], config_map: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -147,9 +204,10 @@ def read_plan(
         notes.append(f"groups were not given: {', '.join(sorted(kept.values()))} stay as they are")
     sets: list[tuple[str, Wanted]] = []
     if common.settings and not without_main:
-        sets.append(("the main set", Wanted(config_map_name, "", common.settings)))
+        sets.append(("the main set", Wanted(config_map_name, "", common.settings, kept_options(options, main))))
     problems = [*common.problems, *(_placed(problem, entries) for problem in shapeless)]
-    for place, name, reading in _read_groups(entries, options, config_map_name):
+    inherited = {**_with_kept(options, main), "images": options.get("images")}
+    for place, name, reading in _read_groups(entries, inherited, config_map_name):
         # What a group took over is told once, where it was written.
         own = [problem for problem in reading.problems if problem not in common.problems]
         problems += [replace(problem, key=f"{place}: {problem.key}") for problem in own]

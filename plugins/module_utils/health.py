@@ -230,8 +230,11 @@ def _count(rows: Iterable[Row]) -> dict[str, int]:
     return {**counts, "held": found["cached", True]}
 
 
-def publish(report: Report) -> str:
-    """The verdict and a bounded summary as JSON for an annotation: no times, so that it changes only with the truth."""
+def publish(report: Report, settings: str = "") -> str:
+    """The verdict and a bounded summary as JSON for an annotation: no times, so that it changes only with the truth.
+
+    :param settings: the fingerprint of the settings that the DaemonSet was last found or made to follow.
+    """
     failed: dict[tuple[str, str, str], list[Row]] = {}
     for row in report.counted:
         if row.state == "failed":
@@ -252,6 +255,7 @@ def publish(report: Report) -> str:
             for (name, image, class_), rows in worst
         ],
         "generation": (report.daemonset or {}).get("generation"),
+        **({"settings": settings} if settings else {}),
     }
     return json.dumps(told, sort_keys=True)
 

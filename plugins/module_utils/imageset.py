@@ -34,6 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     decide,
     is_adoptable,
     judged,
+    made_from,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
@@ -329,10 +330,12 @@ def carry_out(
     config_map: Mapping[str, Any] | None,
     dry_run: bool = False,
     wait: bool = True,
+    may_patch: bool = True,
 ) -> Change:
     """Do what was decided, the guard first; RuntimeError for ``refuse`` and for a DaemonSet that does not go.
 
     :param wait: False leaves it at the deletion where a DaemonSet is to be made anew; who comes back creates it.
+    :param may_patch: without that right it is created by POST, since server-side apply is a patch.
     """
     if decision.action == "refuse":
         raise RuntimeError("; ".join(decision.reasons))
@@ -340,6 +343,9 @@ def carry_out(
         return Change("none", "DaemonSet", describe(desired))
     if decision.action in ("roll", "delete_pods"):
         return _delete_pods(cluster, decision, desired, dry_run)
+    if live is None and not may_patch:
+        created = cluster.create(made_from(desired), dry_run=dry_run)
+        return Change("created", "DaemonSet", describe(desired), after=created)
     if decision.action in ("create", "patch") or live is None:
         change = cluster.keep(desired, live, dry_run=dry_run)
         if decision.guard and change.changed and decision.guard.worth_keeping("patch"):

@@ -31,8 +31,11 @@ PRIORITY_CLASS_NAME = "image-puller-cache"
 # Below every user's pod (0) and above head-room placeholders (-10, where autoscalers stop caring).
 PRIORITY = -5
 PORT = 8080
+CATALOG = "kubecache"  # OLM's source of our operator.
+NODE_SELECTOR = "openshift.io/node-selector"  # On a namespace: instead of the cluster's default node selector.
 
 _RBAC = "rbac.authorization.k8s.io"
+_DESCRIPTION = "Made by the Image Puller (kubecache.image_puller)"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Installation:
     deployment_priority_class_name: str = ""
     resources: Resources = field(default_factory=Resources)
     openshift: bool = False
+    catalog: str = CATALOG
+    catalog_namespace: str = ""  # Empty: where OLM has its own.
 
 
 def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:
@@ -65,8 +70,28 @@ def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:
     """
     made = _object("v1", "Namespace", settings.namespace, None)
     if openshift:
-        made["metadata"]["annotations"] = {"openshift.io/node-selector": ""}
+        made["metadata"]["annotations"] = {NODE_SELECTOR: ""}
     return made
+
+
+def project_request(settings: Settings) -> dict[str, Any]:
+    """The request for the namespace, for users of OpenShift who may create none.
+
+    Labels of a request are lost; the description becomes an annotation of the namespace, and says that it is ours.
+    """
+    return {
+        "apiVersion": "project.openshift.io/v1",
+        "kind": "ProjectRequest",
+        "metadata": {"name": settings.namespace},
+        "displayName": "Image Puller",
+        "description": _DESCRIPTION,
+    }
+
+
+def is_requested_project(live: Mapping[str, Any]) -> bool:
+    """Whether the namespace was made for our :func:`project_request`."""
+    annotations = live["metadata"].get("annotations") or {}
+    return bool(annotations.get("openshift.io/description") == _DESCRIPTION)
 
 
 def priority_class() -> dict[str, Any]:
@@ -174,9 +199,9 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
                 # Asked every second until the first pass has ended, so that an installation need not wait for it.
-                "startupProbe": _probe("/readyz", period=1, failures=120),
-                "livenessProbe": _probe("/healthz", period=20, failures=6),
-                "readinessProbe": _probe("/readyz", period=10, failures=3),
+                "startupProbe": probe("/readyz", period=1, failures=120),
+                "livenessProbe": probe("/healthz", period=20, failures=6),
+                "readinessProbe": probe("/readyz", period=10, failures=3),
                 "resources": {
                     "requests": {"cpu": resources.cpu_request, "memory": resources.memory_request},
                     "limits": {"cpu": resources.cpu_limit, "memory": resources.memory_limit},
@@ -201,13 +226,23 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
     }
 
 
-def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+def probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    """A probe of our processes, controller and operator."""
     return {
         "httpGet": {"path": path, "port": "http", "scheme": "HTTP"},
         "periodSeconds": period,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
     }
+
+
+def config_map_of(deployment: Mapping[str, Any]) -> str:
+    """The ConfigMap from which a Deployment's containers take their environment; empty where there is none."""
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for source in container.get("envFrom") or ():
+            if name := (source.get("configMapRef") or {}).get("name"):
+                return str(name)
+    return ""
 
 
 def adopt_selector(deployment: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated, takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
@@ -21,16 +25,26 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import (
+    MANIFESTS,
+    METHODS,
+    OLM,
+    OPENSHIFT_TEMPLATE,
+    OPERATOR,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    GROUP,
     MANAGED_BY,
     MANAGER,
     describe,
     is_ours,
+    metadata,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _LONGEST_PAUSE = 2.0
+_PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # What a cluster puts into every namespace by itself.
@@ -40,7 +54,12 @@ _EVERYWHERE = {
     ("serviceaccounts", "deployer"),
     ("configmaps", "kube-root-ca.crt"),
     ("configmaps", "openshift-service-ca.crt"),
+    ("rolebindings", "system:deployers"),
+    ("rolebindings", "system:image-builders"),
+    ("rolebindings", "system:image-pullers"),
 }
+# On the logins for the cluster's own registry that OpenShift makes for each ServiceAccount, 4.16 and before.
+_LOGIN = {"openshift.io/internal-registry-auth-token.service-account", "openshift.io/token-secret.name"}
 _TRANSIENT_KINDS = {"events", "podmetrics", "endpoints", "endpointslices", "leases"}
 
 
@@ -52,6 +71,8 @@ class Choices:
     create_priority_class: bool | None = None
     read_nodes: bool | None = None
     controller: bool = True
+    install_method: str = MANIFESTS
+    wait_timeout: float = 900.0
 
 
 @dataclass
@@ -62,6 +83,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] | None = None
 
 
@@ -80,40 +102,162 @@ def install(
     :param outcome: filled as it goes, so that after an error it tells what had been done.
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
-    common = plan.required()
+    common, method = plan.required(), METHODS[choices.install_method]
+    hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
+    operated.leave_others(hands, choices.install_method)
+    if method.operated:
+        _install_operator(hands, installation, plan, choices, outcome, live)
+        return
+    account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
+    running = method.controller(installation, common) if choices.controller else []
+    found = _read(cluster, [account, *settings, *running], live)
+    _refuse_tracked(live[name] for name in plan.leaving)
+    if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
+        found = _read(cluster, [account, *settings, *running], live)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
-    _keep(cluster, objects.cache_service_account(common), outcome, dry_run)
-    for wanted in outcome.sets:
-        _keep(cluster, set_config_map(installation, wanted), outcome, dry_run, live)
+    for part in (account, *method.sets(installation, outcome.sets)):
+        _keep(cluster, part, outcome, dry_run, found)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
-    if choices.controller and choices.read_nodes is not False:
-        for access in objects.nodes_access(installation, common):
-            _keep_if_allowed(
-                cluster,
-                access,
-                outcome,
-                dry_run,
-                asked_for=choices.read_nodes,
-                consequence="the controller can't read nodes and infers them from its pods",
-            )
-    else:
-        name = objects.nodes_binding_name(common.namespace)
-        _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
-    for part in objects.controller(installation, common):
-        if choices.controller:
-            _keep(cluster, part, outcome, dry_run)
-        else:
+    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+    for part in running:
+        _keep(cluster, part, outcome, dry_run, found)
+    if not choices.controller:
+        for part in objects.controller(installation, common):
             data = part["metadata"]
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
 
 
-def set_config_map(installation: Installation, wanted: Wanted) -> dict[str, Any]:
-    """The ConfigMap of one set, with the labels by which the controller and the next installation know it."""
-    made = objects.config_map(replace(installation, config_map_name=wanted.config_map_name), wanted.settings)
-    made["metadata"]["labels"] |= {GROUP: wanted.group} if wanted.group else {}
+def _install_operator(
+    hands: Hands,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
+) -> None:
+    """The operator, the resource, and what no operator keeps; wait until it has brought about the rest."""
+    cluster, dry_run, common, method = hands.cluster, hands.dry_run, plan.required(), METHODS[choices.install_method]
+    _require_controller(choices)
+    _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run)  # Which refuses.
+    running, settings = method.controller(installation, common), method.sets(installation, plan.sets)
+    kept = [objects.cache_service_account(common), *objects.controller(installation, common)]
+    found = _read(cluster, [*running, *settings, *kept], live)
+    _refuse_tracked(live[name] for name in plan.leaving)
+    main = live.get(installation.config_map_name)
+    _install_namespace(cluster, installation, common, choices, outcome, dry_run)
+    class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
+    outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
+    operated.hand_over(hands, [obj for obj in (main, *(found[describe(part)] for part in kept)) if obj])
+    if choices.install_method == OLM:
+        operated.require_olm(hands)
+    else:
+        operated.keep_definition(hands, crd())
+    for part in running:
+        _keep(cluster, part, outcome, dry_run, found)
+    if choices.install_method == OLM:
+        operated.wait_for_csv(hands)
+    resource, *groups = method.sets(installation, outcome.sets)
+    operated.keep_resource(hands, resource)
+    for part in groups:
+        _keep(cluster, part, outcome, dry_run, found)
+    operated.wait_until_kept(hands, resource)
+    for name in plan.leaving:
+        _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
+    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+
+
+def _require_controller(choices: Choices) -> None:
+    if not choices.controller:
+        raise RuntimeError(
+            f"install_method {choices.install_method} runs a controller. "
+            f"Remedy: leave controller=false out, or let install_method be {MANIFESTS}"
+        )
+
+
+def _hands(cluster: Cluster, namespace: str, outcome: Outcome, dry_run: bool, timeout: float) -> Hands:
+    def trouble(name: str) -> tuple[str, bool]:
+        deployment = cluster.get("Deployment", name, namespace)
+        if deployment is None:
+            return f"Deployment {namespace}/{name} is not there", False
+        if is_available(deployment):
+            return "", False
+        why, final = controller_trouble(deployment, _pods_of(cluster, deployment))
+        return f"{describe(deployment)}: {why or 'its pod is still starting'}", final
+
+    return Hands(
+        cluster=cluster,
+        namespace=namespace,
+        keep=lambda wanted: _keep(cluster, wanted, outcome, dry_run),
+        remove=lambda kind, name, where: _remove(cluster, kind, name, where, outcome, dry_run),
+        did=outcome.changes.append,
+        say=outcome.warnings.append,
+        left=outcome.left.append,
+        trouble=trouble,
+        dry_run=dry_run,
+        timeout=timeout,
+    )
+
+
+def _pods_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    return cluster.list("Pod", deployment["metadata"]["namespace"], labels=selector)[0]
+
+
+def _take_over(
+    cluster: Cluster,
+    installation: Installation,
+    plan: Plan,
+    choices: Choices,
+    outcome: Outcome,
+    live: Mapping[str, dict[str, Any]],
+    *,
+    dry_run: bool,
+) -> bool:
+    """Stop an Image Puller of another kind, so that what follows adopts its objects; whether one runs there."""
+    deployment = takeover.find(cluster, plan.required().namespace, installation.image)
+    if deployment is None:
+        return False
+    daemonset_names = [wanted.settings.daemonset_name for wanted in plan.sets]
+    takeover.require_names(deployment, installation, live.get(installation.config_map_name), daemonset_names)
+    if not choices.controller or choices.install_method not in (MANIFESTS, OPENSHIFT_TEMPLATE):
+        raise RuntimeError(
+            f"{describe(deployment)} runs an Image Puller of another kind, which a controller has to take over that "
+            f"Ansible installs. Remedy: install with install_method={MANIFESTS} and controller=true first, and then as "
+            "you like: the cache stays"
+        )
+    outcome.notes.append(
+        f"{describe(deployment)} runs an Image Puller of another kind and is taken over: it loses the right to delete "
+        "its DaemonSet and is stopped, and the DaemonSet stays and is rolled node by node"
+    )
+    takeover.stop(cluster, deployment, outcome.changes, outcome.warnings, dry_run=dry_run)
+    return True
+
+
+def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[dict[str, Any]]:
+    """All objects that :func:`install` keeps where it may do all that it tries.
+
+    Without a controller the DaemonSets, too. A controller makes them, and who applied them besides would fight with it.
+    """
+    common, method = plan.required(), METHODS[choices.install_method]
+    sets = _sets_to_be(plan, choices)
+    made = [] if choices.create_namespace is False else [objects.namespace(common, installation.openshift)]
+    made += [objects.priority_class()] if _wants_priority_class(plan.sets, choices) else []
+    if method.operated:
+        _require_controller(choices)
+        made += [crd()] if choices.install_method == OPERATOR else []
+        made += [] if choices.read_nodes is False else objects.nodes_access(installation, common)
+        return [*made, *method.controller(installation, common), *method.sets(installation, sets)]
+    made += [objects.cache_service_account(common), *method.sets(installation, sets)]
+    if choices.controller:
+        made += [] if choices.read_nodes is False else objects.nodes_access(installation, common)
+        return [*made, *method.controller(installation, common)]
+    for wanted in sets:
+        name = wanted.config_map_name
+        made += build_daemonsets(wanted.settings, config_map_name=name, openshift=installation.openshift)
     return made
 
 
@@ -127,8 +271,12 @@ def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
 
 def sets_to_be(plan: Plan, choices: Choices) -> list[Settings]:
     """The settings of all sets as :func:`install` will write them if it may do all that it tries."""
+    return [wanted.settings for wanted in _sets_to_be(plan, choices)]
+
+
+def _sets_to_be(plan: Plan, choices: Choices) -> list[Wanted]:
     class_name = "" if choices.create_priority_class is False else objects.PRIORITY_CLASS_NAME
-    return [_with_names(wanted, class_name).settings for wanted in plan.sets]
+    return [_with_names(wanted, class_name) for wanted in plan.sets]
 
 
 def uninstall(
@@ -138,6 +286,8 @@ def uninstall(
     namespace = settings.namespace
     image_set = ImageSet(namespace, installation.config_map_name, installation.deployment_name)
     sets = installed_config_maps(cluster, image_set)
+    if not operated.uninstall(_hands(cluster, namespace, outcome, dry_run, timeout)):
+        return
     for wanted in reversed(objects.controller(installation, settings)):
         _remove(cluster, wanted["kind"], wanted["metadata"]["name"], namespace, outcome, dry_run)
     for name in sets:
@@ -155,11 +305,9 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
         deployment = cluster.get("Deployment", installation.deployment_name, namespace)
         if deployment is None:
             raise RuntimeError(f"Deployment {namespace}/{installation.deployment_name} has gone")
-        if _is_available(deployment):
+        if is_available(deployment):
             return
-        labels = deployment["spec"]["selector"]["matchLabels"]
-        pods, _version = cluster.list("Pod", namespace, labels=",".join(f"{k}={v}" for k, v in labels.items()))
-        trouble, final = _controller_trouble(deployment, pods)
+        trouble, final = controller_trouble(deployment, _pods_of(cluster, deployment))
         if final or time.monotonic() > end:
             raise RuntimeError(
                 f"Deployment {namespace}/{installation.deployment_name} is not available"
@@ -169,7 +317,8 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
-def _is_available(deployment: dict[str, Any]) -> bool:
+def is_available(deployment: dict[str, Any]) -> bool:
+    """Whether the pods of the Deployment as it is now are there, and no others."""
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
     return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
@@ -179,7 +328,7 @@ def _is_available(deployment: dict[str, Any]) -> bool:
     )
 
 
-def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> tuple[str, bool]:
+def controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> tuple[str, bool]:
     """What keeps the controller from running, and whether waiting can't help."""
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
@@ -212,26 +361,56 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 # --- install ---------------------------------------------------------------------------------------------------------
 
 
+def _read(
+    cluster: Cluster, wanted: Iterable[dict[str, Any]], config_maps: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any] | None]:
+    """The live objects, by how sentences call the wanted ones; RuntimeError where they are not ours to change."""
+    found = {}
+    for obj in wanted:
+        kind, name, namespace = obj["kind"], obj["metadata"]["name"], obj["metadata"].get("namespace")
+        with _advice(kind, namespace):
+            found[describe(obj)] = config_maps.get(name) if kind == "ConfigMap" else cluster.get(kind, name, namespace)
+    _refuse_tracked(found.values())
+    return found
+
+
+def _refuse_tracked(found: Iterable[dict[str, Any] | None]) -> None:
+    """RuntimeError, before anything is written, where Argo CD or Flux keeps one of the objects."""
+    for live in found:
+        if live is not None and (who := gitops.tracker(live)):
+            raise RuntimeError(gitops.refusal(live, who))
+
+
+@contextmanager
+def _advice(kind: str, namespace: str | None) -> Iterator[None]:
+    """Whoever lacks one of the verbs is spared the next errors."""
+    try:
+        yield
+    except ApiError as error:
+        if not error.advice:
+            raise
+        advice = grant(kind, ("get", "create", "patch"), namespace)
+        raise ApiError(error.message, error.status, error.reason, advice) from error
+
+
 def _keep(
     cluster: Cluster,
     wanted: dict[str, Any],
     outcome: Outcome,
     dry_run: bool,
-    read: Mapping[str, dict[str, Any]] | None = None,
+    found: Mapping[str, dict[str, Any] | None] | None = None,
 ) -> None:
-    """Keep one object; ``read`` has those of its kind by name, where they were read before."""
+    """Keep one object; ``found`` has it if it was read before."""
     kind, data = wanted["kind"], wanted["metadata"]
-    try:
-        live = cluster.get(kind, data["name"], data.get("namespace")) if read is None else read.get(data["name"])
+    with _advice(kind, data.get("namespace")):
+        live = cluster.get(kind, data["name"], data.get("namespace")) if found is None else found[describe(wanted)]
         if live is not None and kind == "Deployment":
             wanted = objects.adopt_selector(wanted, live)
+        if live is not None and (who := gitops.tracker(live)) and differences(wanted, live):
+            # What installations share; the objects of this one were asked before.
+            outcome.warnings.append(f"{describe(wanted)} differs, and is left as it is: it is kept by {who}")
+            return
         change = cluster.keep(wanted, live, dry_run=dry_run)
-    except ApiError as error:
-        if not error.advice:
-            raise
-        # Whoever lacks one of the verbs is spared the next errors.
-        advice = grant(kind, ("get", "create", "patch"), data.get("namespace"))
-        raise ApiError(error.message, error.status, error.reason, advice) from error
     if live is not None and change.changed and not is_ours(live):
         outcome.warnings.append(f"{describe(wanted)} was made by somebody else and has been taken over")
     outcome.warnings += change.notes
@@ -274,14 +453,101 @@ def _install_namespace(
         return
     if choices.create_namespace is False:
         raise RuntimeError(f"Namespace {settings.namespace} does not exist. Create it, or let create_namespace be true")
-    _keep(cluster, objects.namespace(settings, installation.openshift), outcome, dry_run)
+    if settings.namespace == cluster.missing:
+        _request_project(cluster, settings, outcome, dry_run)
+        return
+    try:
+        _keep(cluster, objects.namespace(settings, installation.openshift), outcome, dry_run)
+    except ApiError as error:
+        if not (error.forbidden and installation.openshift):
+            raise
+        _request_project(cluster, settings, outcome, dry_run)
+
+
+def find_project(cluster: Cluster, namespace: str) -> None:
+    """On OpenShift: tell ``cluster`` if the namespace is not there, where it may not be asked for.
+
+    Who is no administrator may read no namespace but his own, and has no right in one before it is there.
+    """
+    try:
+        cluster.get("Namespace", namespace)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        try:
+            projects, _version = cluster.list("Project")  # Everybody may, and sees his own.
+        except ApiError as other:
+            if other.status not in (403, 404):
+                raise
+            return
+        if all(project["metadata"]["name"] != namespace for project in projects):
+            cluster.missing = namespace
+
+
+def _request_project(cluster: Cluster, settings: Settings, outcome: Outcome, dry_run: bool) -> None:
+    """Ask OpenShift for the namespace as a project, whose administrator the user then is, and wait for that."""
+    name, request = settings.namespace, objects.project_request(settings)
+    outcome.changes.append(Change("created", "ProjectRequest", describe(request), {}, request))
+    cluster.missing = name
+    if dry_run:
+        return
+    try:
+        cluster.create(request)
+    except ApiError as error:
+        if error.status == 409:
+            raise RuntimeError(
+                f"Project {name} belongs to somebody else: it is there, and you may not look into it. "
+                "Name another namespace, or let its administrator give you the role admin in it"
+            ) from error
+        raise
+    cluster.missing = ""
+    end = time.monotonic() + _PROJECT_SECONDS
+    while not _is_admitted(cluster, name):
+        if time.monotonic() > end:
+            raise RuntimeError(f"Project {name} was requested, and still gives no rights after {_PROJECT_SECONDS} s")
+        time.sleep(_PROJECT_PAUSE)
+    namespace = cluster.get("Namespace", name) or {}
+    if objects.NODE_SELECTOR not in (metadata(namespace).get("annotations") or {}):
+        outcome.warnings.append(
+            f"Project {name} has no annotation {objects.NODE_SELECTOR}, and you may not set it: a default node "
+            'selector of the cluster narrows the nodes. Let an administrator annotate it with an empty value, ""'
+        )
+
+
+def _is_admitted(cluster: Cluster, namespace: str) -> bool:
+    """Whether the rights in a new project have arrived."""
+    try:
+        cluster.list("ConfigMap", namespace)
+        return cluster.get("Namespace", namespace) is not None
+    except ApiError as error:
+        if error.forbidden:
+            return False
+        raise
+
+
+def _keep_nodes_access(
+    cluster: Cluster, installation: Installation, settings: Settings, choices: Choices, outcome: Outcome, dry_run: bool
+) -> None:
+    if not choices.controller or choices.read_nodes is False:
+        name = objects.nodes_binding_name(settings.namespace)
+        _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
+        return
+    for access in objects.nodes_access(installation, settings):
+        _keep_if_allowed(
+            cluster,
+            access,
+            outcome,
+            dry_run,
+            asked_for=choices.read_nodes,
+            consequence="the controller can't read nodes and infers them from its pods",
+        )
 
 
 def _install_priority_class(
     cluster: Cluster, sets: Sequence[Wanted], choices: Choices, outcome: Outcome, dry_run: bool
 ) -> str:
     """The class of the cache's pods where a set names none: ours, or none."""
-    if choices.create_priority_class is False or all(wanted.settings.priority_class_name for wanted in sets):
+    if not _wants_priority_class(sets, choices):
         return ""
     allowed = _keep_if_allowed(
         cluster,
@@ -292,6 +558,11 @@ def _install_priority_class(
         consequence="under pressure the cache does not give way before the users' pods",
     )
     return objects.PRIORITY_CLASS_NAME if allowed else ""
+
+
+def _wants_priority_class(sets: Sequence[Wanted], choices: Choices) -> bool:
+    unnamed = not all(wanted.settings.priority_class_name for wanted in sets)
+    return unnamed and choices.create_priority_class is not False
 
 
 # --- uninstall -------------------------------------------------------------------------------------------------------
@@ -365,10 +636,13 @@ def _remove_namespace(
         raise
     if live is None:
         return
-    if not is_ours(live):
+    requested = objects.is_requested_project(live)
+    if not (is_ours(live) or requested):
         outcome.left.append(f"Namespace {settings.namespace} stays: it was not made by the Image Puller")
         return
     removed = {change.name for change in outcome.changes}
+    if requested:  # What made whoever requested it its administrator.
+        removed.add(f"RoleBinding {settings.namespace}/admin")
     try:
         foreign = list(_foreign_objects(cluster, settings.namespace, removed))
     except ApiError as error:
@@ -378,7 +652,10 @@ def _remove_namespace(
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         outcome.left.append(f"Namespace {settings.namespace} stays: it has {', '.join(foreign[:3])}{more}")
         return
-    cluster.delete("Namespace", settings.namespace, uid=live["metadata"]["uid"], dry_run=dry_run)
+    if requested:  # Its administrator may delete the project, and no namespace.
+        cluster.delete("Project", settings.namespace, dry_run=dry_run)
+    else:
+        cluster.delete("Namespace", settings.namespace, uid=live["metadata"]["uid"], dry_run=dry_run)
     outcome.changes.append(Change("deleted", "Namespace", describe(live), live))
     if not dry_run:
         try:
@@ -405,7 +682,9 @@ def _foreign_of_kind(cluster: Cluster, path: str, resource: dict[str, Any], remo
     kind = resource["responseKind"]["kind"]
     for item in cluster.raw(path, _METADATA).get("items") or ():
         item["kind"] = kind
-        generated = item["metadata"].get("ownerReferences") or item["metadata"].get("deletionTimestamp")
+        data = item["metadata"]
+        generated = data.get("ownerReferences") or data.get("deletionTimestamp")
+        generated = generated or _LOGIN & set(data.get("annotations") or ())
         if not (
             generated or describe(item) in removed or (resource["resource"], item["metadata"]["name"]) in _EVERYWHERE
         ):

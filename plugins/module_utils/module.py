@@ -77,10 +77,15 @@ class Failure(Exception):
 
 def run(module: AnsibleModule, work: Callable[[Cluster], dict[str, Any]]) -> None:
     """Connect, do the work, and end with its result, or with one error that says what to do."""
+    run_here(module, lambda: work(Cluster(connect(module))))
+
+
+def run_here(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
+    """The same without a cluster."""
     try:
         if problems := _option_problems(module):
             raise InvalidSettings(problems)
-        result, failure = work(Cluster(connect(module))), None
+        result, failure = work(), None
     except Failure as error:
         result, failure = error.result, str(error)
     except (InvalidSettings, ApiError, RuntimeError) as error:

@@ -33,6 +33,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
     show_bytes,
@@ -55,7 +56,6 @@ MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
 _NAMED = 3
 _LEVELS = ("error", "warning", "note")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
-_NODE_SELECTOR = "openshift.io/node-selector"
 _ROOM = {"cpu": "cpu_requests", "memory": "memory_requests", "pods": "pods"}
 # Where the kubelet asks each pod for a login of its own, though the image is on the node.
 _LOGIN_FOR_EACH = (1, 35)
@@ -460,11 +460,11 @@ def _about_admission(survey: Survey) -> Iterator[_Finding]:
     elif not admission.scc:
         yield _Finding("note", "scc", f"which SecurityContextConstraints admit the pods is unknown: {admission.reason}")
     annotations = ((survey.namespace or {}).get("metadata") or {}).get("annotations") or {}
-    if survey.namespace and _NODE_SELECTOR not in annotations:
+    if survey.namespace and NODE_SELECTOR not in annotations:
         yield _Finding(
             "note",
             "scc",
-            f"the namespace has no annotation {_NODE_SELECTOR}: a default node selector of the cluster narrows the "
+            f"the namespace has no annotation {NODE_SELECTOR}: a default node selector of the cluster narrows the "
             'nodes. Remedy: annotate it with an empty value, "", if the images belong on others, too',
         )
 

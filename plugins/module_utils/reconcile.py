@@ -21,11 +21,18 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import UNTOUCHED, Guard, show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import TERMINATING, Report, read_time
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import REVISION, describe, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    MADE_FROM,
+    REVISION,
+    describe,
+    is_ours,
+    metadata,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import PodRef, Step, next_step
 
-# What the known implementation's DaemonSet selects (the object itself carries no label): it is adopted.
-_KNOWN_SELECTOR = {"test": "daemonset-test"}
+# What the known implementation's DaemonSet selects, in its older and its newer versions (the object itself carries no
+# label): it is adopted.
+_KNOWN_SELECTORS = ({"test": "daemonset-test"}, {"test": "daemonset-test", "app.kubernetes.io/name": "image-puller"})
 # Seconds after which a deletion counts as stuck: of the DaemonSet (its garbage collection waits for a dead node), and
 # of a pod on a node that is ready.
 DELETION_GRACE, POD_DELETION_GRACE = 30.0, 300.0
@@ -74,6 +81,7 @@ def decide(
     recreate: str = "unhealthy",
     guard: Guard = UNTOUCHED,
     max_unavailable: str = "10%",
+    may_patch: bool = True,
 ) -> Decision:
     """Compare the DaemonSet that is wanted with the one that is there, and choose the least that helps.
 
@@ -81,6 +89,8 @@ def decide(
     :param recreate: ``always`` asks for delete and create although nothing is wrong; ``never`` forbids it, also for
         a DaemonSet that is being deleted; ``unhealthy`` leaves it to the ladder.
     :param guard: what was done before; a decision that is guarded brings the next one.
+    :param may_patch: whether the right to patch the DaemonSet is there; without it a DaemonSet for which something else
+        is wanted than what it was made from is recreated, and drift stays.
     """
     live = observed.live
     if live is None:
@@ -103,6 +113,11 @@ def decide(
     if recreate == "always":
         return _recreate("asked for by recreate=always", guard, now, observed)
     fields = differences(desired, live)
+    if not may_patch and not _is_made_from(live, desired):
+        reason = f"{describe(live)} was made from other settings, and may not be patched"
+        return _guarded(Decision("recreate", (reason,)), guard, now)
+    if fields and not may_patch:
+        return Decision("none", (f"{describe(live)} differs in {_show(fields)}, may not be patched, and stays",))
     if fields:
         return _patch(desired, live, fields, guard, now)
     return _pods(live, observed, recreate, guard, now, max_unavailable)
@@ -110,8 +125,27 @@ def decide(
 
 def is_adoptable(live: Mapping[str, Any]) -> bool:
     """Whether the DaemonSet is ours, or the known implementation's."""
+    return is_ours(live) or is_known(live)
+
+
+def is_known(live: Mapping[str, Any]) -> bool:
+    """Whether the DaemonSet was made by the known implementation, and is not ours yet."""
     selected = ((live.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
-    return is_ours(live) or selected == _KNOWN_SELECTOR
+    return selected in _KNOWN_SELECTORS and not is_ours(live)
+
+
+def made_from(desired: Mapping[str, Any]) -> dict[str, Any]:
+    """The DaemonSet with the annotation by which a change of what is wanted is known when nothing may be patched."""
+    data = metadata(desired)
+    annotations = {**(data.get("annotations") or {}), MADE_FROM: _wish(desired)}
+    return {**desired, "metadata": {**data, "annotations": annotations}}
+
+
+def _is_made_from(live: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
+    told = (metadata(live).get("annotations") or {}).get(MADE_FROM)
+    if told is None:  # Made by somebody who may patch: its template tells.
+        return revision(live["spec"]["template"]) == revision(desired["spec"]["template"])
+    return bool(told == _wish(desired))
 
 
 def _create(desired: Mapping[str, Any], observed: Observed) -> Decision:
@@ -158,13 +192,16 @@ def _patch(
     desired: Mapping[str, Any], live: Mapping[str, Any], fields: Sequence[str], guard: Guard, now: datetime
 ) -> Decision:
     template = _wish(desired)
-    shown = [field for field in fields if not field.endswith(REVISION)] or fields
-    reason = f"{describe(live)} differs in {', '.join(shown)}"
+    reason = f"{describe(live)} differs in {_show(fields)}"
     until = guard.paused_until("patch", now, template)
     if until is None:
         return Decision("patch", (reason,), guard=guard.after("patch", now, template))
     paused = f"patching is paused until {show_time(until)}, because {guard.because('patch')}: somebody undoes it"
     return Decision("none", (reason, paused), again=(until - now).total_seconds(), paused=paused)
+
+
+def _show(fields: Sequence[str]) -> str:
+    return ", ".join([field for field in fields if not field.endswith(REVISION)] or fields)
 
 
 def _wish(desired: Mapping[str, Any]) -> str:

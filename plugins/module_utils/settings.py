@@ -10,6 +10,7 @@ the first problem. A problem that spoils one entry leaves the others usable, one
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -650,6 +651,12 @@ class Field:
     show: Callable[[Any], str] = str
     optional: bool = False  # Ours, not the known contract's: printed only where it says something.
 
+    @property
+    def spec(self) -> str:
+        """Its name in the spec of a custom resource: cachingCPULimit for caching_cpu_limit."""
+        first, *words = self.option.split("_")
+        return first + "".join("CPU" if word == "cpu" else word.capitalize() for word in words)
+
 
 def format_images(images: Sequence[CachedImage]) -> str:
     """The canonical IMAGES text: ``name=image;name=image``."""
@@ -699,6 +706,12 @@ def from_config_map(data: Mapping[str, str]) -> Reading:
     )
 
 
+def from_spec(spec: Mapping[str, Any], namespace: str) -> Reading:
+    """Read the spec of a custom resource in this namespace; absent and empty texts mean the default."""
+    given = {f.option: spec[f.spec] for f in FIELDS if str(spec.get(f.spec) or "").strip()}
+    return _read({**given, "namespace": namespace}, "spec")
+
+
 def _is_unset(setting: Field, value: object) -> bool:
     blank = isinstance(value, str) and not value.strip()
     return value is None or value == "" or (blank and setting.option != "images")
@@ -708,6 +721,19 @@ def to_config_map(settings: Settings) -> dict[str, str]:
     """Print the settings as a ConfigMap's data in one canonical form; every key of the known contract is there."""
     texts = {f.key: f.show(getattr(settings, f.option)) for f in FIELDS}
     return {f.key: texts[f.key] for f in FIELDS if texts[f.key] or not f.optional}
+
+
+def to_spec(settings: Settings) -> dict[str, str]:
+    """Print the settings as the spec of a custom resource, which lives in their namespace: all that is no default."""
+    texts = {f.spec: (f.show(getattr(settings, f.option)), f.show(DEFAULTS[f.option])) for f in FIELDS}
+    texts.pop("namespace")
+    return {name: text for name, (text, default) in texts.items() if text != default or name == "images"}
+
+
+def fingerprint(settings: Settings) -> str:
+    """A short text that is the same for equal settings: by it is told which settings a verdict is about."""
+    text = json.dumps(to_config_map(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_options(settings: Settings) -> dict[str, Any]:

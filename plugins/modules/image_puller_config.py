@@ -150,10 +150,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
     Wanted,
     group_of,
     keep_names,
+    kept_options,
     merge_options,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, installed_config_maps
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import set_config_map
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -194,11 +195,12 @@ def main() -> None:
         if params["sets"] == "all":
             raise RuntimeError("sets=all needs state=absent: settings are those of one set. Leave sets out")
         live = cluster.get("ConfigMap", name, namespace)
-        reading = merge_options(keep_names(given_settings(module), live), live, f"{namespace}/{name}")
+        given = given_settings(module)
+        reading = merge_options(keep_names(given, live), live, f"{namespace}/{name}")
         settings = require(reading)
         plan = preflight(cluster, [settings], params) if params["preflight"] else None
         installation = objects.Installation(deployment_name=image_set.deployment_name)
-        wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings))
+        wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings, kept_options(given, live)))
         change = cluster.keep(wanted, live, dry_run=module.check_mode)
         return {
             "changed": change.changed,

@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
     controller's Deployment, and with O(daemonset=true) the DaemonSet, all in one call.
+  - Where the known Go implementation runs in the namespace, it is taken over. Its settings stay where none are given
+    here, its controller is stopped in a way that its DaemonSet stays, and its objects are adopted as they are.
   - Objects are read and compared first, and written by server-side apply only where a field differs that belongs to the
     Image Puller. What others added to the objects stays.
   - What the user may not create cluster-wide is left out with a warning that names the missing right, unless it was
@@ -55,7 +57,8 @@ options:
   create_namespace:
     description:
       - Whether to create a namespace that does not exist. V(true) insists on it, V(false) fails when it is missing.
-      - When left out, it is created where that is allowed.
+      - When left out, it is created where that is allowed. On OpenShift it is requested as a project where namespaces
+        may not be created.
     type: bool
   create_priority_class:
     description:
@@ -69,6 +72,43 @@ options:
         infers the nodes from its pods.
       - When left out, the right is granted where that is allowed.
     type: bool
+  install_method:
+    description:
+      - How the installation comes to the cluster.
+      - V(manifests) applies the objects as they are.
+      - V(openshift_template) makes the ServiceAccount with its Role, the ConfigMaps and the Deployment from the
+        documented OpenShift Templates, on any cluster. They name no user for the controller and have no probes.
+      - V(operator) installs the operator and its definition of C(KubernetesImagePuller), writes such a resource, and
+        waits at most O(wait_timeout) until the operator has brought about the rest.
+      - V(olm) does the same, but has the Operator Lifecycle Manager install the operator, from O(olm_catalog).
+      - Names are the same in every method. A method that follows another keeps the DaemonSets and their pods.
+    type: str
+    choices: [manifests, openshift_template, operator, olm]
+    default: manifests
+  olm_catalog:
+    description: With O(install_method=olm) the CatalogSource that has the operator.
+    type: str
+    default: kubecache
+  olm_catalog_namespace:
+    description:
+      - The namespace of O(olm_catalog).
+      - When left out, C(openshift-marketplace) on OpenShift and C(olm) elsewhere.
+    type: str
+  render:
+    description:
+      - A directory to which the objects are written, one file each, for a Git repository or C(kubectl apply -f).
+        Nothing is asked of a cluster then, and nothing is changed there.
+      - The files are the same for the same options. Of other files there, those go that were written in this way.
+      - The DaemonSets are among them with O(controller=false) alone, since a controller makes them itself.
+      - What is left to the user's rights is written. O(preflight), O(daemonset), O(wait) and the connection mean
+        nothing here.
+    type: path
+  openshift:
+    description:
+      - Whether O(render) is for OpenShift, which assigns the users of the pods, so that none is named.
+      - Without O(render) the cluster is asked.
+    type: bool
+    default: false
   controller:
     description:
       - Whether the controller runs in the cluster. With V(false) its objects are removed, and Ansible alone keeps the
@@ -171,6 +211,12 @@ EXAMPLES = r"""
     read_nodes: false
     images: java11=registry.example.com/team/java11:2.1;
 
+- name: Write the manifests for a Git repository
+  kubecache.image_puller.image_puller_install:
+    images:
+      java11: registry.example.com/team/java11:2.1
+    render: clusters/production/image-puller
+
 - name: Remove the Image Puller
   kubecache.image_puller.image_puller_install:
     state: absent
@@ -220,17 +266,17 @@ sets:
         memory_requests: 10Mi
         memory_limits: 20Mi
 objects:
-  description: What was done, or in check mode would be done, to each object.
+  description: What was done, or in check mode would be done, to each object; with O(render) to each file.
   returned: always
   type: list
   elements: dict
   contains:
     kind:
-      description: The object's kind.
+      description: The object's kind, or V(File).
       type: str
       sample: ConfigMap
     name:
-      description: Kind, namespace and name.
+      description: Kind, namespace and name, or a file's path.
       type: str
       sample: ConfigMap k8s-image-puller/k8s-image-puller
     action:
@@ -320,6 +366,7 @@ left:
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -333,6 +380,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     is_openshift,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
+    CATALOG,
     IMAGE,
     SERVICE_ACCOUNT_NAME,
     Installation,
@@ -342,7 +390,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
+    find_project,
     install,
+    rendered,
     sets_to_be,
     uninstall,
     wait_for_controller,
@@ -356,6 +406,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     remove_left,
     result_of,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -365,8 +416,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     given_settings,
     make_module,
     run,
+    run_here,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
+from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, write
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     Settings,
@@ -390,6 +443,11 @@ ARGUMENTS: dict[str, Any] = {
     "create_namespace": {"type": "bool"},
     "create_priority_class": {"type": "bool"},
     "read_nodes": {"type": "bool"},
+    "install_method": {"type": "str", "choices": list(METHODS), "default": MANIFESTS},
+    "render": {"type": "path"},
+    "openshift": {"type": "bool", "default": False},
+    "olm_catalog": {"type": "str", "default": CATALOG},
+    "olm_catalog_namespace": {"type": "str"},
     "controller": {"type": "bool", "default": True},
     "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
@@ -409,29 +467,58 @@ def main() -> None:
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
-        installation = Installation(
-            config_map_name=params["config_map_name"],
-            deployment_name=params["deployment_name"],
-            service_account_name=params["service_account_name"],
-            image=params["image"] or IMAGE,
-            deployment_priority_class_name=params["deployment_priority_class_name"] or "",
-            resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
-            openshift=is_openshift(cluster),
-        )
+        installation = _installation(params, is_openshift(cluster))
+        if params["state"] == "absent":
+            return _absent(cluster, module, installation)
         image_set = ImageSet(params["namespace"], installation.config_map_name, installation.deployment_name)
-        return (
-            _present(cluster, module, installation, image_set)
-            if params["state"] == "present"
-            else _absent(cluster, module, installation)
-        )
+        return _present(cluster, module, installation, image_set)
 
-    run(module, work)
+    if params["render"]:
+        run_here(module, lambda: _render(module, _installation(params, params["openshift"])))
+    else:
+        run(module, work)
+
+
+def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
+    return Installation(
+        config_map_name=params["config_map_name"],
+        deployment_name=params["deployment_name"],
+        service_account_name=params["service_account_name"],
+        image=params["image"] or IMAGE,
+        deployment_priority_class_name=params["deployment_priority_class_name"] or "",
+        resources=Resources(*(params[f"deployment_{name}"] for name in Resources.__annotations__)),
+        openshift=openshift,
+        catalog=params["olm_catalog"],
+        catalog_namespace=params["olm_catalog_namespace"] or "",
+    )
+
+
+def _choices(params: Mapping[str, Any]) -> Choices:
+    return Choices(**{name: params[name] for name in Choices.__annotations__})
+
+
+def _render(module: AnsibleModule, installation: Installation) -> dict[str, Any]:
+    """Write the files; the result has the shape of that of an installation."""
+    params = module.params
+    if params["state"] == "absent":
+        raise RuntimeError("render writes the objects of an installation. Leave it out, or let state be present")
+    plan = read_plan(given_settings(module), params["groups"], installation.config_map_name)
+    made = rendered(installation, plan, _choices(params))
+    try:
+        changes = write(Path(params["render"]), to_files(made), dry_run=module.check_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeError(f"The files can't be written: {error}. Correct render, or the permissions") from error
+    result = {**_result_of_present(Outcome(plan.sets, changes), plan), "notes": list(plan.notes)}
+    texts = ("before", "after")
+    return {**result, "diff": [{**each, **{t: each[t].get("text", "") for t in texts}} for each in result["diff"]]}
 
 
 def _present(
     cluster: Cluster, module: AnsibleModule, installation: Installation, image_set: ImageSet
 ) -> dict[str, Any]:
     params = module.params
+    if installation.openshift:
+        find_project(cluster, image_set.namespace)
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
@@ -440,7 +527,7 @@ def _present(
     )
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
-        choices = Choices(**{name: params[name] for name in Choices.__annotations__})
+        choices = _choices(params)
         kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
         sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
         deployment = controller(installation, plan.required())[-1] if choices.controller else None
@@ -457,7 +544,7 @@ def _present(
             wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
     except (InvalidSettings, ApiError, RuntimeError) as error:
         raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
-    return {**_result_of_present(outcome, plan), **told, "notes": list(plan.notes)}
+    return {**_result_of_present(outcome, plan), **told, "notes": [*plan.notes, *outcome.notes]}
 
 
 def _look_ahead(

@@ -19,7 +19,7 @@ options:
     description:
       - The registered result of M(kubecache.image_puller.image_puller_info), or the C(report) that
         M(kubecache.image_puller.image_puller_daemonset) returned.
-      - At least one of O(report), O(sets), O(plan) and O(notes) is needed.
+      - At least one of O(report), O(sets), O(plan), O(variables) and O(notes) is needed.
     type: dict
   sets:
     description:
@@ -33,6 +33,11 @@ options:
       - The C(plan) that M(kubecache.image_puller.image_puller_install) or M(kubecache.image_puller.image_puller_config)
         returned. Printed are what is cached, what it costs, and what stands against it.
       - Mutually exclusive with O(report) and O(sets).
+    type: dict
+  variables:
+    description:
+      - The C(variables) that M(kubecache.image_puller.image_puller_variables_info) returned, printed as YAML.
+      - Mutually exclusive with O(report), O(sets) and O(plan).
     type: dict
   notes:
     description: Sentences that are printed below the table.

@@ -102,6 +102,32 @@ def build(
     return Image(architecture, blobs, configuration, _json(manifest))
 
 
+def extended(archive: pathlib.Path, files: dict[str, Content], **config: object) -> Image:
+    """The one image of an OCI archive with further files in a layer of their own, and other fields of its config."""
+    with tarfile.open(archive) as tar:
+
+        def blob(name: str) -> bytes:
+            member = tar.extractfile(f"blobs/{name.replace(':', '/')}")
+            if member is None:
+                raise ClusterError(f"{archive} has no blob {name}")
+            return member.read()
+
+        index = tar.extractfile("index.json")
+        (entry,) = json.load(index)["manifests"] if index else []
+        manifest = json.loads(blob(entry["digest"]))
+        below = [blob(layer["digest"]) for layer in manifest["layers"]]
+        configuration = json.loads(blob(manifest["config"]["digest"]))
+    added = _tar(files)
+    blobs = (*below, gzip.compress(added, 1, mtime=0))
+    configuration["rootfs"]["diff_ids"].append(digest(added))
+    configuration["config"] |= config
+    configuration.pop("history", None)
+    made = _json(configuration)
+    layers = [*manifest["layers"], _descriptor(LAYER, blobs[-1])]
+    parts = {"schemaVersion": 2, "mediaType": MANIFEST, "config": _descriptor(CONFIG, made), "layers": layers}
+    return Image(MACHINE, blobs, made, _json(parts))
+
+
 def _descriptor(media_type: str, blob: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "size": len(blob), "digest": digest(blob)}
 

@@ -217,4 +217,4 @@ def test_without_the_right_to_delete_pods_a_change_is_rolled_by_the_daemonset_co
     kubectl.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": f"java11={JAVA};other={other}"}})
     eventually(lambda: all(cluster.node(node).has_image(other) for node in cluster.nodes), seconds=90)
     assert kubectl.daemonset()["spec"]["updateStrategy"]["type"] == "RollingUpdate"
-    assert "may not be deleted: the DaemonSet controller rolls changes out" in log(cluster, kubectl)
+    assert "is missing: the DaemonSet controller rolls changes out" in log(cluster, kubectl)

@@ -21,10 +21,10 @@ from tests.setup import BUILD, CHECKOUT
 
 NAME = "kubecache.image_puller"
 MODULES = ("image_puller_config", "image_puller_daemonset", "image_puller_info", "image_puller_install")
-PLAYBOOKS = ("health_check", "install", "status", "uninstall")
+PLAYBOOKS = ("health_check", "install", "render", "status", "uninstall")
 SHIPPED = {
     *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "requirements.txt"),
-    *("changelogs", "docs", "meta", "playbooks", "plugins", "roles", "tests"),
+    *("changelogs", "deploy", "docs", "meta", "playbooks", "plugins", "roles", "tests"),
 }
 # Nobody listens there, which each module says in its own words.
 KUBECONFIG = {
@@ -120,7 +120,7 @@ def test_modules_are_documented(installed: Installation) -> None:
 def test_role_documents_its_entry_points(installed: Installation) -> None:
     role = f"{NAME}.image_puller"
     found = json.loads(installed.output("ansible-doc", "--type", "role", "--json", role))[role]
-    assert found["entry_points"].keys() == {"main", "health_check", "plan", "status", "uninstall"}
+    assert found["entry_points"].keys() == {"main", "health_check", "plan", "render", "status", "uninstall"}
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)

@@ -106,7 +106,8 @@ def test_execution_environment_files_are_there() -> None:
 
 def test_python_files_name_their_license() -> None:
     plugins = list(ROOT.glob("plugins/**/*.py"))
-    for path in [*plugins, *ROOT.glob("controller/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+    others = [path for room in ("controller", "deploy", "tests") for path in ROOT.glob(f"{room}/**/*.py")]
+    for path in [*plugins, *others]:
         header = path.read_text()[:400]
         assert f"SPDX-License-Identifier: {GALAXY['license'][0]}" in header, path
         assert path not in plugins or "GNU General Public License v3.0+" in header, path

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences, owned_fields
+from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import (
+    differences,
+    owned_fields,
+    owned_template,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import REVISION
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
@@ -46,6 +50,40 @@ def _installation(settings: Any) -> list[dict[str, Any]]:
         installation.cache_service_account(settings),
         *installation.controller(made, settings),
     ]
+
+
+def test_adopting_makes_the_template_ours_and_leaves_the_rest_to_its_owners() -> None:
+    """As kubectl and a controller of somebody else's left it."""
+    template = {"f:metadata": {"f:name": {}}, "f:spec": {"f:containers": {'k:{"name":"a"}': {"f:args": {}}}}}
+    edited: dict[str, Any] = {"f:spec": {"f:containers": {'k:{"name":"a"}': {".": {}, "f:image": {}}}}}
+    status = {
+        "manager": "kube-controller-manager",
+        "operation": "Update",
+        "subresource": "status",
+        "fieldsV1": {"f:status": {}},
+    }
+    entries = [
+        {
+            "manager": "kubectl",
+            "operation": "Update",
+            "fieldsV1": {"f:spec": {"f:template": template, "f:selector": {}}},
+        },
+        {"manager": "edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": edited}}},
+        {"manager": "labels", "operation": "Apply", "fieldsV1": {"f:metadata": {"f:labels": {"f:team": {}}}}},
+        status,
+    ]
+    live = {"apiVersion": "apps/v1", "metadata": {"managedFields": entries}}
+    kubectl, labels, told, ours = owned_template(live)
+    assert kubectl["fieldsV1"] == {"f:spec": {"f:selector": {}}}
+    assert (labels, told) == (entries[2], status)
+    assert owned_fields({"metadata": {"managedFields": [ours]}}) == {
+        "f:spec": {
+            "f:template": {
+                "f:metadata": {"f:name": {}},
+                "f:spec": {"f:containers": {'k:{"name":"a"}': {".": {}, "f:args": {}, "f:image": {}}}},
+            }
+        }
+    }
 
 
 @given(objects.good_options)

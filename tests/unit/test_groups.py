@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan, sets_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, GROUP, IMAGE_SET
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    DEPLOYMENT,
+    GROUP,
+    IMAGE_SET,
+    KEPT,
+    MANAGED_BY,
+    MANAGER,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings, to_config_map
 
 MAIN = "k8s-image-puller"
@@ -115,6 +124,68 @@ def test_a_main_set_that_is_there_is_kept_with_its_list() -> None:
     assert names(made) == [MAIN, f"{MAIN}-gpu"]
     assert [image.name for image in made.sets[0].settings.images] == ["old"]
     assert made.notes == (f"images were not given: the list of ConfigMap team-cache/{MAIN} is kept",)
+
+
+# --- taken over from another implementation --------------------------------------------------------------------------
+
+KNOWN = {
+    "IMAGES": "java11=r.io/old:1;java11=r.io/java11:2.1;nothing;theia=r.io/theia:2.1;",
+    "CACHING_INTERVAL_HOURS": "4",
+    "CACHING_MEMORY_LIMIT": "50Mi",
+    "CACHING_CPU_LIMIT": ".2",
+    "NODE_SELECTOR": '{"pool": "all"}',
+    "DAEMONSET_NAME": "puller",
+    "NAMESPACE": "team-cache",
+    "AFFINITY": "{}",
+    "IMAGE_PULL_SECRETS": "",
+}
+
+
+def taken_over(data: dict[str, str] | None = None, kept: str | None = None, **options: Any) -> Plan:
+    """A plan over a ConfigMap of the known implementation, or with ``kept`` over one of ours that was taken over."""
+    there = config_map(MAIN)
+    there["data"] = {**KNOWN, **(data or {})}
+    if kept is not None:
+        there["metadata"] |= {"labels": {MANAGED_BY: MANAGER}, "annotations": {KEPT: kept}}
+    return read_plan({"namespace": "team-cache", **options}, None, MAIN, {MAIN: there})
+
+
+def test_settings_that_nobody_gives_stay_as_the_known_implementation_has_them() -> None:
+    made = taken_over()
+    (main,) = made.sets
+    assert made.problems == ()
+    assert [image.image for image in main.settings.images] == ["r.io/java11:2.1", "r.io/theia:2.1"]
+    assert (main.settings.caching_interval_hours, main.settings.caching_memory_limit) == ("4", "50Mi")
+    assert (main.settings.node_selector, main.settings.daemonset_name) == ({"pool": "all"}, "puller")
+    assert set(main.kept) == {"caching_interval_hours", "caching_memory_limit", "node_selector", "daemonset_name"}
+
+
+def test_what_is_taken_over_is_shown_and_entries_that_were_left_out_silently_are_named() -> None:
+    told = "\n".join(taken_over().notes)
+    assert 'CACHING_INTERVAL_HOURS=4; CACHING_MEMORY_LIMIT=50Mi; NODE_SELECTOR={"pool": "all"}' in told
+    assert "IMAGES, entry 3 'nothing': there is no '=' between name and image." in told
+    assert "the name 'java11' was used before, in entry 1" in told
+
+
+def test_what_was_taken_over_stays_in_the_next_run_until_it_is_given() -> None:
+    kept = "caching_interval_hours,node_selector"
+    data = {"IMAGES": "java11=r.io/java11:2.1"}
+    (main,) = taken_over(data, kept).sets
+    assert (main.settings.caching_interval_hours, main.settings.caching_memory_limit) == ("4", "20Mi")
+    assert set(main.kept) == set(kept.split(","))
+    (main,) = taken_over(data, kept, caching_interval_hours="1").sets
+    assert (main.settings.caching_interval_hours, main.kept) == ("1", ("node_selector",))
+    annotations = set_config_map(Installation(), main)["metadata"]["annotations"]
+    assert annotations == {KEPT: "node_selector"}
+
+
+def test_in_a_config_map_of_ours_a_bad_entry_is_refused() -> None:
+    assert "there is no '='" in "".join(problems(taken_over({}, "")))
+
+
+def test_a_value_of_the_known_implementation_that_spoils_all_is_refused() -> None:
+    (problem,) = problems(taken_over({"CACHING_INTERVAL_HOURS": "often"}))
+    assert problem.startswith("caching_interval_hours 'often': it is no number of hours")
 
 
 @pytest.mark.parametrize("nothing", [[], {}, "[]"])

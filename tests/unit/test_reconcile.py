@@ -21,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     decide,
     is_adoptable,
     judged,
+    made_from,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
 from tests.unit import objects
@@ -143,8 +144,58 @@ def test_what_was_just_applied_needs_nothing(options: dict[str, Any], recreate: 
 def test_ours_and_the_known_ones_are_adoptable_and_no_others() -> None:
     assert is_adoptable(_live())
     assert is_adoptable(_known())
+    newer = _known()
+    newer["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] = "image-puller"
+    assert is_adoptable(newer)
+    newer["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] = "another"
+    assert not is_adoptable(newer)
     assert not is_adoptable(_of_somebody_else())
     assert not is_adoptable({"metadata": {}, "spec": {"selector": {}}})
+
+
+# --- without the right to patch ---------------------------------------------------------------------------------------
+
+
+@given(objects.good_options, objects.good_options)
+def test_without_patch_a_daemonset_is_recreated_when_and_only_when_something_else_is_wanted(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    before, after = objects.desired(**one), objects.desired(**other)
+    template = _revision(before) == _revision(after)
+    annotations = before["metadata"].get("annotations") == after["metadata"].get("annotations")
+    live = {**_known(), **objects.served(made_from(before))}
+    decision = _decide(live, after, may_patch=False)
+    assert (decision.action == "recreate") == (not (template and annotations))
+
+
+def _revision(daemonset: Mapping[str, Any]) -> str:
+    return str(daemonset["spec"]["template"]["metadata"]["annotations"]["kubecache.io/revision"])
+
+
+def test_without_patch_drift_is_told_and_stays() -> None:
+    live = objects.served(made_from(WANTED))
+    del live["metadata"]["managedFields"]  # It was made by POST, not applied.
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example.com/other:1"
+    decision = _decide(live, may_patch=False)
+    path = "spec.template.spec.containers[java11].image"
+    assert (decision.action, decision.reasons) == (
+        "none",
+        (f"{NAME} differs in {path}, may not be patched, and stays",),
+    )
+
+
+def test_without_patch_what_was_made_by_who_may_patch_is_told_by_its_template() -> None:
+    assert _decide(_live(), may_patch=False).action == "none"
+    assert _decide(_known(), may_patch=False).action == "recreate"
+    assert _decide(_live(), objects.desired(images="a=b/c:1"), may_patch=False).action == "recreate"
+
+
+def test_without_patch_a_fight_is_no_loop() -> None:
+    first = _decide(_known(), may_patch=False)
+    assert first.guard
+    again = _decide(_known(), may_patch=False, guard=first.guard)
+    assert (again.action, again.again) == ("none", 60.0)
+    assert "recreating is paused until" in again.paused
 
 
 # --- what is in the way of a deletion --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 COLLECTION = pathlib.Path(__file__).resolve().parents[2]
 ROLE = COLLECTION / "roles" / "image_puller"
 PREFIX = "image_puller_"
-ENTRY_POINTS = ("main", "plan", "health_check", "status", "uninstall")
+ENTRY_POINTS = ("main", "plan", "render", "health_check", "status", "migrate", "uninstall")
 
 
 def load(path: pathlib.Path) -> Any:
@@ -55,20 +55,22 @@ def test_an_empty_answer_passes_every_argument_spec() -> None:
 def test_every_setting_and_every_option_of_the_installation_can_be_set() -> None:
     module = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
     options = {field.option for field in settings.FIELDS} | set(module.ARGUMENTS)
-    options -= {"state", "daemonset"}  # The role always keeps the DaemonSet.
-    assert {PREFIX + option for option in options} <= set(SPECS["main"]["options"])
+    options -= {"state", "daemonset", "openshift"}  # The role always keeps the DaemonSet; the last is for render.
+    assert {PREFIX + option for option in options} <= set(SPECS["render"]["options"])
+    assert set(SPECS["render"]["options"]) - set(SPECS["main"]["options"]) == {
+        "image_puller_render",
+        "image_puller_render_openshift",
+    }
 
 
 def test_the_defaults_are_those_of_the_modules() -> None:
-    values = {
-        **settings.DEFAULTS,
-        "images": "",
-        "helper_image": "",
-        "priority_class_name": "",
-        "cache_service_account_name": "",
-    }
-    for option, value in values.items():
-        assert DEFAULTS[PREFIX + option] == (value or ""), option
+    # Settings are not set, so that an installation that is taken over keeps its own; the comment names the default.
+    text = (ROLE / "defaults" / "main.yml").read_text()
+    for option in settings.DEFAULTS.keys() - {"namespace"}:
+        assert DEFAULTS[PREFIX + option] == "", option
+        value = settings.DEFAULTS[option]
+        own_place = option in ("images", "helper_image")
+        assert not value or own_place or re.search(rf'^{PREFIX}{option}: "" +# {re.escape(str(value))}$', text, re.M)
     resources = installation.Resources()
     for name in installation.Resources.__annotations__:
         assert DEFAULTS[f"{PREFIX}deployment_{name}"] == getattr(resources, name)
