@@ -180,10 +180,12 @@ def test_what_fails_on_the_nodes_is_in_the_status(puller: Puller) -> None:
     puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};lost=registry.example.com/team/lost:1"}})
     message = puller.becomes("Degraded", "True", "Degraded")
     assert "lost" in message
-    found = puller.get(KIND, "puller")
-    assert found
-    (failure,) = found["status"]["failures"]
-    assert (failure["name"], failure["class"], failure["nodes"]) == ("lost", "not_found", 2)
+
+    def failures() -> list[tuple[str, str, int]]:
+        found = puller.get(KIND, "puller")
+        return [(f["name"], f["class"], f["nodes"]) for f in (found or {})["status"]["failures"]]
+
+    eventually(lambda: failures() == [("lost", "not_found", 2)])
     assert puller.condition("Ready")[0] == "False"
     puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};Bad=x;theia={THEIA}"}})
     assert "images, entry 2 'Bad=x'" in puller.becomes("Degraded", "True", "InvalidSettings")
