@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def pods_of(kubectl: Kubectl) -> dict[str, str]:
 def verify_as_documented(cluster: Cluster, kubectl: Kubectl, **cached: str) -> None:
     """Deployment 1/1, a pod of the DaemonSet on each node, the list in the ConfigMap, the images on the nodes."""
     told = cluster.kubectl("get", "deployment,daemonset,pod", "-n", kubectl.namespace)
-    assert f"deployment.apps/{DEPLOYMENT}   1/1" in told
+    assert re.search(rf"^deployment.apps/{DEPLOYMENT} +1/1 ", told, re.MULTILINE)
     assert kubectl.daemonset()["status"]["numberReady"] == len(cluster.nodes) == 2
     assert set(pods_of(kubectl)) == set(cluster.nodes)
     config_map = kubectl.get("configmap", CONFIG_MAP)
