@@ -53,10 +53,9 @@ _EVERYWHERE = {
     ("rolebindings", "system:deployers"),
     ("rolebindings", "system:image-builders"),
     ("rolebindings", "system:image-pullers"),
-    ("rolebindings", "admin"),  # Of who requested the project.
 }
-# On what OpenShift makes for each ServiceAccount: its login for the cluster's own registry.
-_OF_AN_ACCOUNT = ("kubernetes.io/service-account.name", "openshift.io/internal-registry-auth-token.service-account")
+# On the logins for the cluster's own registry that OpenShift makes for each ServiceAccount, 4.16 and before.
+_LOGIN = {"openshift.io/internal-registry-auth-token.service-account", "openshift.io/token-secret.name"}
 _TRANSIENT_KINDS = {"events", "podmetrics", "endpoints", "endpointslices", "leases"}
 
 
@@ -102,6 +101,7 @@ def install(
     account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
     running = method.controller(installation, common) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
+    _refuse_tracked(live[name] for name in plan.leaving)
     if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
         found = _read(cluster, [account, *settings, *running], live)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
@@ -271,17 +271,21 @@ def _controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) 
 def _read(
     cluster: Cluster, wanted: Iterable[dict[str, Any]], config_maps: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any] | None]:
-    """The live objects, by how sentences call them; RuntimeError, before anything is written, where others keep one."""
+    """The live objects, by how sentences call the wanted ones; RuntimeError where they are not ours to change."""
     found = {}
     for obj in wanted:
-        kind, data = obj["kind"], obj["metadata"]
-        with _advice(kind, data["namespace"]):
-            read = kind == "ConfigMap"
-            live = config_maps.get(data["name"]) if read else cluster.get(kind, data["name"], data["namespace"])
+        kind, name, namespace = obj["kind"], obj["metadata"]["name"], obj["metadata"].get("namespace")
+        with _advice(kind, namespace):
+            found[describe(obj)] = config_maps.get(name) if kind == "ConfigMap" else cluster.get(kind, name, namespace)
+    _refuse_tracked(found.values())
+    return found
+
+
+def _refuse_tracked(found: Iterable[dict[str, Any] | None]) -> None:
+    """RuntimeError, before anything is written, where Argo CD or Flux keeps one of the objects."""
+    for live in found:
         if live is not None and (who := gitops.tracker(live)):
             raise RuntimeError(gitops.refusal(live, who))
-        found[describe(obj)] = live
-    return found
 
 
 @contextmanager
@@ -544,6 +548,8 @@ def _remove_namespace(
         outcome.left.append(f"Namespace {settings.namespace} stays: it was not made by the Image Puller")
         return
     removed = {change.name for change in outcome.changes}
+    if requested:  # What made whoever requested it its administrator.
+        removed.add(f"RoleBinding {settings.namespace}/admin")
     try:
         foreign = list(_foreign_objects(cluster, settings.namespace, removed))
     except ApiError as error:
@@ -585,7 +591,7 @@ def _foreign_of_kind(cluster: Cluster, path: str, resource: dict[str, Any], remo
         item["kind"] = kind
         data = item["metadata"]
         generated = data.get("ownerReferences") or data.get("deletionTimestamp")
-        generated = generated or any(name in _OF_AN_ACCOUNT for name in data.get("annotations") or ())
+        generated = generated or _LOGIN & set(data.get("annotations") or ())
         if not (
             generated or describe(item) in removed or (resource["resource"], item["metadata"]["name"]) in _EVERYWHERE
         ):

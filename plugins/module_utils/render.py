@@ -17,7 +17,8 @@ _ORDER = (
     ("Namespace", "CustomResourceDefinition"),
     ("PriorityClass", "ServiceAccount", "ClusterRole", "Role"),
     ("ClusterRoleBinding", "RoleBinding", "ConfigMap"),
-    ("Deployment", "DaemonSet"),
+    ("Deployment", "DaemonSet", "OperatorGroup"),
+    ("Subscription",),
 )
 
 

@@ -93,9 +93,10 @@ options:
     type: path
   openshift:
     description:
-      - Whether the cluster is OpenShift, which assigns the users of the pods, so that none is named.
-      - When left out, the cluster is asked; with O(render) it is taken for none.
+      - Whether O(render) is for OpenShift, which assigns the users of the pods, so that none is named.
+      - Without O(render) the cluster is asked.
     type: bool
+    default: false
   controller:
     description:
       - Whether the controller runs in the cluster. With V(false) its objects are removed, and Ansible alone keeps the
@@ -431,7 +432,7 @@ ARGUMENTS: dict[str, Any] = {
     "read_nodes": {"type": "bool"},
     "install_method": {"type": "str", "choices": list(METHODS), "default": MANIFESTS},
     "render": {"type": "path"},
-    "openshift": {"type": "bool"},
+    "openshift": {"type": "bool", "default": False},
     "controller": {"type": "bool", "default": True},
     "daemonset": {"type": "bool", "default": False},
     "deployment_priority_class_name": {"type": "str"},
@@ -451,15 +452,14 @@ def main() -> None:
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
-        openshift = is_openshift(cluster) if params["openshift"] is None else params["openshift"]
-        installation = _installation(params, openshift)
+        installation = _installation(params, is_openshift(cluster))
         if params["state"] == "absent":
             return _absent(cluster, module, installation)
         image_set = ImageSet(params["namespace"], installation.config_map_name, installation.deployment_name)
         return _present(cluster, module, installation, image_set)
 
     if params["render"]:
-        run_here(module, lambda: _render(module, _installation(params, bool(params["openshift"]))))
+        run_here(module, lambda: _render(module, _installation(params, params["openshift"])))
     else:
         run(module, work)
 

@@ -55,9 +55,12 @@ def test_an_empty_answer_passes_every_argument_spec() -> None:
 def test_every_setting_and_every_option_of_the_installation_can_be_set() -> None:
     module = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
     options = {field.option for field in settings.FIELDS} | set(module.ARGUMENTS)
-    options -= {"state", "daemonset"}  # The role always keeps the DaemonSet.
+    options -= {"state", "daemonset", "openshift"}  # The role always keeps the DaemonSet; the last is for render.
     assert {PREFIX + option for option in options} <= set(SPECS["render"]["options"])
-    assert set(SPECS["render"]["options"]) - set(SPECS["main"]["options"]) == {"image_puller_render"}
+    assert set(SPECS["render"]["options"]) - set(SPECS["main"]["options"]) == {
+        "image_puller_render",
+        "image_puller_render_openshift",
+    }
 
 
 def test_the_defaults_are_those_of_the_modules() -> None:
