@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -143,6 +144,8 @@ class Benchmark:
         writes = [event for event in asked if event["verb"] in WRITES]
         reads = [event for event in asked if event["verb"] not in (*WRITES, "watch")]
         self.told(f"writes in {seconds} s without a change", str(len(writes)), "0")
+        for (verb, resource), count in Counter((e["verb"], e["resource"]) for e in writes).items():
+            self.told(f"  {verb} {resource}", str(count))
         self.told("reads", str(len(reads)), "at most 30 in 600 s")
         self.told("watch renewals", str(len(asked) - len(writes) - len(reads)))
         self.told("CPU of the controller", f"{cpu:.2f} s")
@@ -173,9 +176,9 @@ class Benchmark:
 
     def ends(self, runs: int) -> None:
         """SIGTERM: seconds until the process is gone, with two calls of the runtime's client."""
-        seconds, node = [], self.cluster.node(self.cluster.nodes[0])
+        seconds, node, container = [], self.cluster.node(self.cluster.nodes[0]), ""
         for _ in range(runs):
-            container = self.running_container()
+            container = self.running_container(container)
             start = time.perf_counter()
             node.kill(container, "SIGTERM")
             while node.runs(container):
@@ -183,12 +186,13 @@ class Benchmark:
             seconds.append(time.perf_counter() - start)
         self.told(f"SIGTERM -> the process is gone, worst of {runs}", f"{max(seconds):.2f} s", "at most 1 s")
 
-    def running_container(self) -> str:
-        """The id of the controller's container, once it runs."""
+    def running_container(self, former: str) -> str:
+        """The id of the controller's container, once another one than the former is ready."""
 
         def running() -> str:
             statuses = [s for pod in self.controller_pods() for s in pod["status"].get("containerStatuses") or ()]
-            return next((status["containerID"] for status in statuses if "running" in status["state"]), "")
+            running = [status["containerID"] for status in statuses if status["ready"]]
+            return next((container for container in running if container != former), "")
 
         return self.eventually(running)
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from tests.cluster import Cluster
+from tests.cluster.node import RealNode
 
 from ..conftest import eventually, stays
 from .conftest import installed
@@ -49,6 +50,8 @@ def holds(cluster: Cluster, node: str) -> list[bool]:
 
 def test_disk_pressure(cluster: Cluster) -> None:
     node = cluster.add_node({"pool": "small"}, image_disk_mb=DISK_MB)
+    real = cluster.node(node)
+    assert isinstance(real, RealNode)
     try:
         with installed(cluster, BIG, size_mb=30, node_selector={"pool": "small"}) as cache:
             before = cache.held()
@@ -58,7 +61,10 @@ def test_disk_pressure(cluster: Cluster) -> None:
 
             def is_released() -> bool:
                 told = cache.info()
-                assert states(told, node) == {"released"}, (told, cache.pods(node), conditions(cluster, node))
+                seen = {"rows": told["rows"], "pods": cache.pods(node), "conditions": conditions(cluster, node)}
+                told_by = real.log("kubelet").read_text().splitlines()
+                seen["kubelet"] = [line for line in told_by if "evict" in line.lower() or "image_gc" in line][-40:]
+                assert states(told, node) == {"released"}, json.dumps(seen, indent=1)
                 return True
 
             eventually(is_released, 180, pause=1)
