@@ -310,7 +310,7 @@ class Operator:
         trouble, _final = controller_trouble(deployment, pods)
         state.seen = replace(state.seen, trouble=f"{describe(wanted)}: {trouble}" if trouble else "")
         state.looks = min(state.looks + 1, 10)
-        return min(_STARTING * 2.0 ** (state.looks - 1), _RETRY[1])
+        return min(_STARTING * 2.0 ** (state.looks - 1), _RESYNC)
 
     # --- others ------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import Any
 
@@ -55,7 +56,8 @@ class ActionModule(ActionBase):
         else:
             lines, verdicts = [line for note in notes for line in bullet(note, WIDTH)], set[str]()
             if options["variables"] is not None:
-                text = yaml.safe_dump(options["variables"], sort_keys=False, allow_unicode=True, width=1000)
+                plain = json.loads(json.dumps(options["variables"]))  # Without the tags of templated values.
+                text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)
                 lines = [*text.splitlines(), *([""] if lines else []), *(f"# {line}" for line in lines)]
         display = Display()
         display.display("")

@@ -185,7 +185,7 @@ def test_migrate_prints_the_variables_for_what_runs_and_changes_nothing(running:
         f"  theia: {THEIA}",
         "image_puller_caching_memory_limit: 30Mi",
         "image_puller_caching_interval_hours: '4'",
-        "- key: gpu",
+        "  key: gpu",
         "IMAGES, entry 3 'no-image': there is no '=' between name and image.",
     ):
         assert line in told, told

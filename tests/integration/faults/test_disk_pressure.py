@@ -15,6 +15,7 @@ from .conftest import installed
 DISK_MB = 300
 BIG = {f"big{number}": f"registry.example.com/faults/big{number}:1" for number in (1, 2)}
 USER = "user"
+TAINT = {"key": "pool", "value": "small", "effect": "NoSchedule"}
 
 
 def fill(cluster: Cluster, node: str, namespace: str, megabytes: int) -> None:
@@ -49,11 +50,13 @@ def holds(cluster: Cluster, node: str) -> list[bool]:
 
 
 def test_disk_pressure(cluster: Cluster) -> None:
-    node = cluster.add_node({"pool": "small"}, image_disk_mb=DISK_MB)
+    # The controller's image is as large as the cache: without the taint the disk might be full.
+    node = cluster.add_node({"pool": "small"}, [TAINT], image_disk_mb=DISK_MB)
     real = cluster.node(node)
     assert isinstance(real, RealNode)
     try:
-        with installed(cluster, BIG, size_mb=30, node_selector={"pool": "small"}) as cache:
+        where = {"node_selector": {"pool": "small"}, "tolerations": [TAINT]}
+        with installed(cluster, BIG, size_mb=30, **where) as cache:
             before = cache.held()
             assert holds(cluster, node) == [True, True]
             fill(cluster, node, cache.namespace, 120)
