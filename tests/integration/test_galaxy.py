@@ -120,7 +120,7 @@ def test_modules_are_documented(installed: Installation) -> None:
 def test_role_documents_its_entry_points(installed: Installation) -> None:
     role = f"{NAME}.image_puller"
     found = json.loads(installed.output("ansible-doc", "--type", "role", "--json", role))[role]
-    assert found["entry_points"].keys() == {"main", "health_check", "plan", "render", "status", "uninstall"}
+    assert found["entry_points"].keys() == {"main", "health_check", "migrate", "plan", "render", "status", "uninstall"}
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
