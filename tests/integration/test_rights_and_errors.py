@@ -71,8 +71,8 @@ def test_a_missing_right_is_told_with_the_rule_to_grant_and_nothing_is_half_done
     cluster.kubectl("create", "rolebinding", "r", "--role=r", "--user=reader", "-n", namespace)
     # All is read before the first is written.
     unread = module("install", images=JAVA, impersonate_user="reader", ok=False)
-    assert unread["msg"].startswith(f"could not get Role {namespace}/k8s-image-puller: ")
-    assert unread["msg"].endswith('resources ["roles"], verbs ["get", "create", "patch"]')
+    assert unread["msg"].startswith(f"could not get Deployment {namespace}/kubecache-image-puller-operator: ")
+    assert unread["msg"].endswith('resources ["deployments"], verbs ["get"]')
     others = "roles.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io,deployments.apps"
     cluster.kubectl("create", "role", "others", "--verb=get", f"--resource={others}", "-n", namespace)
     cluster.kubectl("create", "rolebinding", "others", "--role=others", "--user=reader", "-n", namespace)
