@@ -161,13 +161,13 @@ def test_six_images_of_different_fates(faults: Cluster, namespace: str, module: 
         states = told(info)
         slow.update(place for place, state in states.items() if place[1] == "slow" and state == "pulling")
         assert {place: state for place, state in states.items() if place[1] != "slow"} == want
+        assert slow == {(node, "slow") for node in faults.nodes}, "nobody told of its pull"
         return info
 
     want = {(node, name): "cached" if name == "fine" else "failed" for node in faults.nodes for name in FATES}
     want = {place: state for place, state in want.items() if place[1] != "slow"}
     slow = set[tuple[str, str]]()
     info = eventually(all_told, seconds=90)
-    assert slow == {(node, "slow") for node in faults.nodes}, "it was pulled while the others had failed"
     assert told(info, "class") == {(node, name): CLASSES.get(name) for node in faults.nodes for name in FATES}
     assert info["verdict"] == "Degraded"
     assert info["settings"] is None

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import ssl
 import threading
 import time
@@ -101,32 +102,56 @@ def apply(cluster: Cluster, *objects: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def crowd(cluster: Cluster, cache: Cache) -> Iterator[None]:
-    """Others of the controller's account that ask all the time, so that hardly any request is alone."""
+def no_end(cluster: Cluster, cache: Cache) -> Iterator[None]:
+    """Requests of the controller's account that hang in admission, one after another: whoever asks is never alone."""
     token = cluster.kubectl("create", "token", "k8s-image-puller", "-n", cache.namespace).strip()
     host = cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
     address, ended = urllib.parse.urlsplit(host).netloc, threading.Event()
-    path = f"/api/v1/namespaces/{cache.namespace}/pods"
+    namespace = {"namespace": cache.namespace}
+    event = {
+        "metadata": {"name": "no-end", **namespace},
+        "involvedObject": {"apiVersion": "v1", "kind": "Namespace", "name": cache.namespace, **namespace},
+    }
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
     def ask() -> None:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(address, timeout=20, context=context)
         while not ended.is_set():
-            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-            connection.getresponse().read()
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPSConnection(address, timeout=40, context=context)
+                with contextlib.closing(connection):
+                    path = f"/api/v1/namespaces/{cache.namespace}/events?dryRun=All"
+                    connection.request("POST", path, json.dumps(event), headers)
+                    connection.getresponse().read()
+            ended.wait(0.05)
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for _ in range(8):
-            pool.submit(ask)
+    # It takes connections, and never says a word.
+    with socket.create_server(("127.0.0.1", 0)) as silent, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        webhook = {
+            "name": "silent.example.com",
+            "clientConfig": {"url": f"https://127.0.0.1:{silent.getsockname()[1]}/"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["events"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cache.namespace}},
+            "matchConditions": [{"name": "ours", "expression": "request.name == 'no-end'"}],
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "timeoutSeconds": 20,
+        }
+        configuration = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
         try:
+            apply(cluster, {**configuration, "metadata": {"name": "silent"}, "webhooks": [webhook]})
+            for _ in range(4):
+                pool.submit(ask)
             yield
         finally:
             ended.set()
+            cluster.kubectl("delete", "validatingwebhookconfiguration", "silent", "--ignore-not-found")
 
 
 def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> None:
-    """The API server's own flow control gives the controller no seat; one request alone gets in all the same."""
+    """The API server's own flow control gives the controller no seat; a request that is alone gets in all the same."""
     before, restarts = cache.held(), cache.restarts()
     version, name = "flowcontrol.apiserver.k8s.io/v1", {"metadata": {"name": "no-seat"}}
     seats = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
@@ -152,7 +177,7 @@ def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> N
             time.sleep(2)
             return not done() and bool(re.search("Too Many Requests|too many 429", cache.log()))
 
-        with crowd(cluster, cache):
+        with no_end(cluster, cache):
             eventually(refused, 90)
             time.sleep(10)
     finally:
