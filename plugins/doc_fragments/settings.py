@@ -136,4 +136,21 @@ options:
       - ServiceAccount of the cache's pods. Default is the account V(image-puller-cache), which has no rights and which
         M(kubecache.image_puller.image_puller_install) makes.
     type: str
+  pod_labels:
+    description:
+      - Further labels of the cache's pods, for policies that ask for them, as a mapping or as JSON or YAML text.
+      - Those by which the pods are known can't be changed by it, which are C(kubecache.io/*),
+        C(app.kubernetes.io/name), C(app.kubernetes.io/component), C(app.kubernetes.io/managed-by) and those of the
+        DaemonSet's selector.
+    type: raw
+  pod_annotations:
+    description:
+      - Further annotations of the cache's pods, as a mapping or as JSON or YAML text.
+      - Those of O(daemonset_annotations) are on the DaemonSet alone.
+    type: raw
+  runtime_class_name:
+    description:
+      - RuntimeClass of the cache's pods, which has to exist. Where a class has a handler with images of its own, images
+        are only there for the pods that have this class, too.
+    type: str
 """

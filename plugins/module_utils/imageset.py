@@ -15,7 +15,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets, builder_number
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
+    build_daemonsets,
+    builder_number,
+    overruled_labels,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
@@ -279,7 +283,8 @@ def keep(
     if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
         decision = replace(decision, action="none")
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
-    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment))
+    overruled = overruled_labels(settings, desired)
+    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment), overruled)
     return decision, change, tuple(sentence for sentence in told if sentence)
 
 

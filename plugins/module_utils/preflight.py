@@ -83,6 +83,7 @@ class Admission:
 class Survey:
     """What was read. None (or a missing key) stands for what could not be; ``unread`` says why, in sentences.
 
+    ``classes``: (kind, name) -> the class that pods are to have, None where there is none;
     ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
     of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``answers``: image ->
     what its registry said; ``disk``: node -> (free, all) bytes of its image file system.
@@ -98,6 +99,7 @@ class Survey:
     answers: Mapping[str, Facts | RegistryError] = field(default_factory=dict)
     disk: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     admission: Admission | None = None
+    classes: Mapping[tuple[str, str], Mapping[str, Any] | None] = field(default_factory=dict)
     unread: Sequence[str] = ()
 
 
@@ -131,6 +133,7 @@ class _Node:
     free: Mapping[str, Decimal | None]
     disk_need: int | None
     disk_free: int | None
+    labels: Mapping[str, str]
 
     def short(self) -> dict[str, Decimal]:
         """Resource -> how much of it is missing."""
@@ -156,7 +159,7 @@ def plan(
     :param others: specs of further pods that the installation makes, as the controller's.
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
     """
-    made = [_Set(s, d["spec"]["template"]["spec"]) for s in sets for d in build_daemonsets(s)]
+    made = [_Set(s, _with_overhead(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
     nodes, skipped = _nodes(made, survey)
     counts = [sum(one in node.sets for node in nodes) for one in made]
     wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
@@ -170,6 +173,8 @@ def plan(
         *_about_images(rows),
         *_about_platforms(rows, nodes, survey),
         *_about_secrets(survey, rows),
+        *(_Finding("error", "classes", sentence) for sentence in missing_classes(survey.classes)),
+        *_about_runtime(survey, nodes),
         *_about_consumers(rows, survey),
         *_about_admission(survey),
         *(_Finding("note", "unread", sentence) for sentence in survey.unread),
@@ -234,7 +239,8 @@ def _node(
     for resource, amount in _ROOM.items():
         known = taken is not None and resource in allocatable
         free[resource] = parse_quantity(str(allocatable[resource])) - getattr(taken, amount) if known else None
-    return _Node(name, platform, sets, sum((s.cost for s in sets), Cost()), free, disks[key], _disk_free(node, survey))
+    need, labels = sum((s.cost for s in sets), Cost()), _labels(node)
+    return _Node(name, platform, sets, need, free, disks[key], _disk_free(node, survey), labels)
 
 
 def platform_of(node: Mapping[str, Any]) -> str:
@@ -472,6 +478,51 @@ def _about_admission(survey: Survey) -> Iterator[_Finding]:
 def _labels(obj: Mapping[str, Any] | None) -> dict[str, str]:
     found: dict[str, str] = ((obj or {}).get("metadata") or {}).get("labels") or {}
     return found
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def missing_classes(classes: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> list[str]:
+    """What the API server would refuse pods for, a sentence for each class that is not there."""
+    options = {
+        "PriorityClass": "priority_class_name or deployment_priority_class_name",
+        "RuntimeClass": "runtime_class_name",
+    }
+    return [
+        f"the {kind} {name} does not exist, and pods with it are refused. Remedy: create it, or correct {options[kind]}"
+        for (kind, name), found in classes.items()
+        if found is None
+    ]
+
+
+def _with_overhead(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    """The pod as admission makes it, which adds what its runtime takes for itself."""
+    overhead = (_runtime_class(spec, survey).get("overhead") or {}).get("podFixed")
+    return {**spec, "overhead": overhead} if overhead else spec
+
+
+def _runtime_class(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    return survey.classes.get(("RuntimeClass", spec.get("runtimeClassName", ""))) or {}
+
+
+def _about_runtime(survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    """Admission narrows pods to their runtime's nodes, of which the DaemonSet controller does not know."""
+    without: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        for one in node.sets:
+            wanted = (_runtime_class(one.spec, survey).get("scheduling") or {}).get("nodeSelector") or {}
+            if any(node.labels.get(key) != value for key, value in wanted.items()):
+                name = str(one.spec["runtimeClassName"])
+                without.setdefault((name, json.dumps(wanted, sort_keys=True)), []).append(node.name)
+    for (name, selector), names in without.items():
+        yield _Finding(
+            "warning",
+            "classes",
+            f"the RuntimeClass {name} is for nodes with {selector} only, and {_count(len(names), 'node')} "
+            f"({_some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
+            "Remedy: set node_selector to it, too",
+        )
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

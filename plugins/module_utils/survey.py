@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
     Admission,
     PullSecret,
     Survey,
+    missing_classes,
     plan,
     platform_of,
 )
@@ -61,18 +63,52 @@ def preflight(
     options: Mapping[str, Any],
     *,
     deployment: Mapping[str, Any] | None = None,
+    made: Collection[str] = (),
 ) -> dict[str, Any]:
     """The plan (see preflight.py) of these sets of one namespace; nothing is written.
 
     :param options: those of REGISTRY_ARGUMENTS.
     :param deployment: the controller's Deployment, where the installation has one.
+    :param made: PriorityClasses that the installation makes.
     """
     access = read_access(options)
     pods = [deployment["spec"]["template"]["spec"]] if deployment else []
     images = {"controller": str(pods[0]["containers"][0]["image"])} if pods else {}
     name = deployment["metadata"]["name"] if deployment else ""
     found = look(cluster, sets, access, images=images.values(), deployment=name)
+    found = replace(found, classes=read_classes(cluster, sets, deployment, made))
     return plan(sets, found, others=pods, images=images)
+
+
+def read_classes(
+    cluster: Cluster, sets: Iterable[Settings], deployment: Mapping[str, Any] | None, made: Collection[str] = ()
+) -> dict[tuple[str, str], dict[str, Any] | None]:
+    """(kind, name) -> the classes that the pods name, None for one that is not there; without what may not be read.
+
+    :param made: PriorityClasses that the installation makes.
+    """
+    sets = list(sets)
+    pod = deployment["spec"]["template"]["spec"] if deployment else {}
+    names = [("PriorityClass", name) for name in (*(s.priority_class_name for s in sets), pod.get("priorityClassName"))]
+    names += [("RuntimeClass", one.runtime_class_name) for one in sets]
+    found: dict[tuple[str, str], dict[str, Any] | None] = {}
+    for kind, name in dict.fromkeys(names):
+        if not name or name in made:
+            continue
+        try:
+            found[kind, name] = cluster.get(kind, name)
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+    return found
+
+
+def require_classes(
+    cluster: Cluster, sets: Iterable[Settings], deployment: Mapping[str, Any] | None, made: Collection[str] = ()
+) -> None:
+    """RuntimeError, before anything is changed, where a class that the pods name is known not to be there."""
+    if missing := missing_classes(read_classes(cluster, sets, deployment, made)):
+        raise RuntimeError(f"Nothing was changed: {'; '.join(missing)}")
 
 
 def warnings_of(found: Mapping[str, Any]) -> list[str]:

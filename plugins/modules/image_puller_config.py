@@ -174,6 +174,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
     REGISTRY_ARGUMENTS,
     preflight,
+    require_classes,
     warnings_of,
 )
 
@@ -199,6 +200,7 @@ def main() -> None:
         reading = merge_options(keep_names(given, live), live, f"{namespace}/{name}")
         settings = require(reading)
         plan = preflight(cluster, [settings], params) if params["preflight"] else None
+        require_classes(cluster, [settings], None)
         installation = objects.Installation(deployment_name=image_set.deployment_name)
         wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings, kept_options(given, live)))
         change = cluster.keep(wanted, live, dry_run=module.check_mode)

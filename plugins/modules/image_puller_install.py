@@ -390,6 +390,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
+    classes_made,
     find_project,
     install,
     rendered,
@@ -431,6 +432,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.survey impo
     REGISTRY_ARGUMENTS,
     preflight,
     refusal,
+    require_classes,
     warnings_of,
 )
 
@@ -531,7 +533,8 @@ def _present(
         kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
         sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
         deployment = controller(installation, plan.required())[-1] if choices.controller else None
-        _look_ahead(cluster, sets, deployment, params, outcome)
+        made = classes_made(plan, choices)
+        _look_ahead(cluster, sets, deployment, made, params, outcome)
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
             members = members_of(image_set, live, outcome.sets, plan.leaving)
@@ -551,21 +554,24 @@ def _look_ahead(
     cluster: Cluster,
     sets: Sequence[Settings],
     deployment: Mapping[str, Any] | None,
+    made: Collection[str],
     params: Mapping[str, Any],
     outcome: Outcome,
 ) -> None:
     """What the installation costs and what stands against it; RuntimeError if that is to be heeded.
 
     :param sets: those that are asked for; where only groups stay that are there, these.
+    :param made: PriorityClasses that the installation makes.
     """
     mode = params["preflight"]
-    if mode == "off" or not sets:
-        return
-    outcome.plan = preflight(cluster, sets, params, deployment=deployment)
-    if mode == "warn":
-        outcome.warnings += warnings_of(outcome.plan)
-    if mode == "enforce" and outcome.plan["verdict"] == "Blocked":
-        raise RuntimeError(refusal(outcome.plan))
+    if mode != "off" and sets:
+        outcome.plan = preflight(cluster, sets, params, deployment=deployment, made=made)
+        if mode == "warn":
+            outcome.warnings += warnings_of(outcome.plan)
+        if mode == "enforce" and outcome.plan["verdict"] == "Blocked":
+            raise RuntimeError(refusal(outcome.plan))
+    if mode != "report":
+        require_classes(cluster, sets, deployment, made)
 
 
 def _keep_daemonsets(

@@ -126,6 +126,39 @@ def test_one_image_that_nobody_knows_leaves_the_disk_unknown() -> None:
     ]
 
 
+def test_a_class_that_is_not_there_is_an_error_and_one_that_may_not_be_read_is_not() -> None:
+    classes = {("PriorityClass", "low"): None, ("RuntimeClass", "kata"): {"handler": "kata"}}
+    options = {"priority_class_name": "low", "runtime_class_name": "kata"}
+    planned = made(survey(classes=classes), **options)
+    assert planned["verdict"] == "Blocked"
+    assert told(planned, "classes") == [
+        (
+            "error",
+            "the PriorityClass low does not exist, and pods with it are refused. Remedy: create it, or correct "
+            "priority_class_name or deployment_priority_class_name",
+        )
+    ]
+    assert made(survey(), **options)["verdict"] == "Fits"
+
+
+def test_what_a_runtime_takes_for_itself_counts_and_its_nodes_are_named() -> None:
+    class_ = {
+        "overhead": {"podFixed": {"memory": "100Mi", "cpu": "250m"}},
+        "scheduling": {"nodeSelector": {"sandbox": "yes"}},
+    }
+    found = survey(node("node-1"), classes={("RuntimeClass", "kata"): class_})
+    planned = made(found, runtime_class_name="kata")
+    assert planned["cost"]["node"]["memory_requests"] == "120Mi"
+    assert planned["cost"]["node"]["cpu_requests"] == "350m"
+    assert told(planned, "classes") == [
+        (
+            "warning",
+            'the RuntimeClass kata is for nodes with {"sandbox": "yes"} only, and 1 node (node-1) lacks it: pods there '
+            "would wait for ever. Remedy: set node_selector to it, too",
+        )
+    ]
+
+
 def test_the_kubelets_measure_goes_before_what_the_node_has_for_pods() -> None:
     planned = made(survey(disk={"node-1": (20 * GIGABYTE, 100 * GIGABYTE)}))
     assert planned["nodes"]["rows"][0]["free"]["disk"] == 5 * GIGABYTE  # The kubelet keeps 15 % free.
