@@ -31,6 +31,27 @@ options:
     default: kubernetes-image-puller
 """
 
+    LOCK = r"""
+options:
+  lock:
+    description:
+      - A lock file, on the host where the module runs. It says which digest each reference stood for, and nodes that
+        have another one under that name count as V(failed) with the class V(other_digest).
+      - What is pulled stays the reference that consumers use.
+    type: path
+"""
+
+    LOCK_UPDATE = r"""
+options:
+  lock_update:
+    description:
+      - Whether to ask the registries what each reference stands for now, and to write O(lock) anew. What is still so
+        keeps its time. It is written only with this, and not in check mode.
+      - Without, a lock that is not there, is damaged, or is not that of the list is refused before anything is changed.
+    type: bool
+    default: false
+"""
+
     REGISTRY = r"""
 options:
   registry_auth_file:

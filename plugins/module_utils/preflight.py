@@ -34,6 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import CACHE, RENEW, Lock, drift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
     show_bytes,
@@ -45,7 +46,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
     toleration_for,
     untolerated,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Problem, Settings
 
 # How much larger an image is on a node than the sum of its compressed layers. An estimate: 2.8 is what a Debian root
 # file system with Python has. A runtime keeps the compressed layers, too, so that a node needs 3.8 times their size.
@@ -153,11 +154,14 @@ def plan(
     *,
     others: Sequence[Mapping[str, Any]] = (),
     images: Mapping[str, str] | None = None,
+    lock: Lock | None = None,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """What the sets cost, and what stands against them; the shape is the same whatever is known.
 
     :param others: specs of further pods that the installation makes, as the controller's.
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
+    :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
     """
     made = [_Set(s, _with_overhead(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
     nodes, skipped = _nodes(made, survey)
@@ -175,6 +179,8 @@ def plan(
         *_about_secrets(survey, rows),
         *(_Finding("error", "classes", sentence) for sentence in missing_classes(survey.classes)),
         *_about_runtime(survey, nodes),
+        *(_Finding("error", "lock", str(problem).rstrip(".")) for problem in problems),
+        *(_about_lock(lock, rows, nodes) if lock else ()),
         *_about_consumers(rows, survey),
         *_about_admission(survey),
         *(_Finding("note", "unread", sentence) for sentence in survey.unread),
@@ -673,6 +679,25 @@ def _kubelet_version(node: Mapping[str, Any]) -> tuple[int, int]:
     info = (node.get("status") or {}).get("nodeInfo") or {}
     match = re.match(r"v(\d+)\.(\d+)", str(info.get("kubeletVersion")))
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+# --- the lock --------------------------------------------------------------------------------------------------------
+
+
+def _about_lock(lock: Lock, rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    for moved in drift(lock, {row["image"]: row["digest"] for row in rows}):
+        if moved["found"]:  # Of the others it is said already why they are unknown.
+            yield _Finding("warning", "lock", moved["message"])
+    for entry in lock.images:
+        needed = {n.platform for n in nodes if entry.image in _references(n.sets) and not n.platform.endswith("/?")}
+        if entry.use == CACHE and entry.platforms and needed and not needed & entry.platforms.keys():
+            yield _Finding(
+                "error",
+                "lock",
+                f"lock {lock.path!r}: the image {entry.name} ({entry.image}) is locked for "
+                f"{', '.join(entry.platforms)}, and its nodes need {', '.join(sorted(needed))}. Remedy: {RENEW}, or "
+                "leave these nodes out with node_selector",
+            )
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

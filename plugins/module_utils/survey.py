@@ -25,6 +25,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
@@ -33,7 +34,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
     plan,
     platform_of,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Access, Registries
+from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
+    Access,
+    Facts,
+    Registries,
+    RegistryError,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
@@ -64,12 +70,15 @@ def preflight(
     *,
     deployment: Mapping[str, Any] | None = None,
     made: Collection[str] = (),
+    lock: Lock | None = None,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """The plan (see preflight.py) of these sets of one namespace; nothing is written.
 
     :param options: those of REGISTRY_ARGUMENTS.
     :param deployment: the controller's Deployment, where the installation has one.
     :param made: PriorityClasses that the installation makes.
+    :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
     """
     access = read_access(options)
     pods = [deployment["spec"]["template"]["spec"]] if deployment else []
@@ -77,7 +86,7 @@ def preflight(
     name = deployment["metadata"]["name"] if deployment else ""
     found = look(cluster, sets, access, images=images.values(), deployment=name)
     found = replace(found, classes=read_classes(cluster, sets, deployment, made))
-    return plan(sets, found, others=pods, images=images)
+    return plan(sets, found, others=pods, images=images, lock=lock, problems=problems)
 
 
 def read_classes(
@@ -189,9 +198,7 @@ def look(
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
     daemonsets = {settings.daemonset_name for settings in sets}
     taken, own = reader.pods(daemonsets, deployment)
-    secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
-    logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
-    registries = Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
+    secrets, registries = _registries(reader, sets, access, namespace)
     wanted = [image.image for one in sets for image in one.images] + [one.helper_image for one in sets] + list(images)
     platforms = {platform_of(node) for node in chosen or ()} or _ASKED
     return Survey(
@@ -207,6 +214,37 @@ def look(
         admission=reader.admission(specs[0], sets[0], namespace) if is_openshift(cluster) else None,
         unread=tuple(reader.unread),
     )
+
+
+def ask_registries(
+    cluster: Cluster,
+    sets: Sequence[Settings],
+    options: Mapping[str, Any],
+    images: Iterable[str],
+    *,
+    sizes: bool = False,
+) -> dict[str, Facts | RegistryError]:
+    """What registries say of images, asked as for the plan: with the pull secrets of the sets, and as options say.
+
+    :param options: those of REGISTRY_ARGUMENTS.
+    :param sizes: ask for the layers on the nodes' platforms, too.
+    """
+    access = read_access(options)
+    if not sets:
+        return {}
+    reader = _Reader(cluster, sets[0].namespace)
+    platforms: Collection[str] = ()
+    if sizes:
+        platforms = {platform_of(node) for node in reader.listed("Node", None) or ()} or _ASKED
+    return _registries(reader, sets, access, {})[1].facts_of_all(images, platforms)
+
+
+def _registries(
+    reader: _Reader, sets: Sequence[Settings], access: Access, namespace: Mapping[str, Any] | None
+) -> tuple[list[PullSecret], Registries]:
+    secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
+    logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
+    return secrets, Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
 
 
 class _Reader:
