@@ -17,13 +17,13 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    METADATA_LIST,
     RESOURCES,
     ApiError,
     Change,
     Cluster,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import adopt_selector
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -72,7 +72,6 @@ _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
 _ASK_AGAIN = 600.0  # Seconds until it is asked again whether OLM is there.
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 def watched(text: str) -> tuple[str | None, ...]:
@@ -119,7 +118,6 @@ class Operator:
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
         self._moved = self._clock.monotonic()
-        self._openshift: bool | None = None
         self._olm_at = float("-inf")  # When it was last found that OLM is not there, or not to be asked.
         self._resources = [self._watch(KIND, namespace) for namespace in namespaces]
         self._daemonsets = [self._watch("DaemonSet", namespace) for namespace in namespaces]
@@ -214,7 +212,7 @@ class Operator:
 
     def _keep(self, resource: Object, state: _Served) -> float:
         """Bring what the resource asks for to be; seconds until it should be looked at again."""
-        asked = read_resource(resource, openshift=self._is_openshift())
+        asked = read_resource(resource, openshift=self._around.openshift())
         state.seen = Seen(
             image=asked.installation.image,
             problems=tuple(map(str, asked.problems)),
@@ -304,10 +302,7 @@ class Operator:
         if deployment is None or is_available(deployment):
             state.looks = 0
             return _RESYNC
-        labels = deployment["spec"]["selector"].get("matchLabels") or {}
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        pods, _version = self._cluster.list("Pod", data["namespace"], labels=selector)
-        trouble, _final = controller_trouble(deployment, pods)
+        trouble, _final = controller_trouble(self._cluster, deployment)
         state.seen = replace(state.seen, trouble=f"{describe(wanted)}: {trouble}" if trouble else "")
         state.looks = min(state.looks + 1, 10)
         return min(_STARTING * 2.0 ** (state.looks - 1), _RESYNC)
@@ -332,7 +327,7 @@ class Operator:
         if self._clock.monotonic() - self._olm_at < _ASK_AGAIN:
             return []
         try:
-            found = self._cluster.raw(RESOURCES["ClusterServiceVersion"].path(namespace), _METADATA)
+            found = self._cluster.raw(RESOURCES["ClusterServiceVersion"].path(namespace), METADATA_LIST)
         except ApiError as error:
             if error.status != 404 and not error.forbidden:
                 raise
@@ -341,11 +336,6 @@ class Operator:
                 self._around.say("olm", f"whether OLM has another operator here is not known: {error}")
             return []
         return [item["metadata"]["name"] for item in found.get("items") or ()]
-
-    def _is_openshift(self) -> bool:
-        if self._openshift is None:
-            self._openshift = is_openshift(self._cluster)
-        return self._openshift
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,16 @@ class Surroundings:
         self._woken = woken
         self._said: dict[str, str] = {}
         self._said_at = float("-inf")
+        self._openshift: bool | None = None
+
+    def openshift(self) -> bool:
+        """Whether the cluster is OpenShift; asked once."""
+        if self._openshift is None:
+            self._openshift = is_openshift(self.cluster)
+        return self._openshift
+
+    def heard(self, kind: str, namespace: str | None) -> None:
+        """Called with each change in a cache, before others are woken."""
 
     def failed(self, error: ApiError, kind: str = "") -> None:
         """Count an error of the API, and say once which right is missing.
@@ -154,18 +164,11 @@ class Surroundings:
             if text:
                 log.log(level, "%s", text)
 
-    def watch(
-        self,
-        type_: type[Watch],
-        kind: str,
-        namespace: str | None,
-        heard: Callable[[], None] = lambda: None,
-        **named: Any,
-    ) -> Any:
-        """A cache of this type, to be started; ``heard`` is called with each change, before others are woken."""
+    def watch(self, type_: type[Watch], kind: str, namespace: str | None, **named: Any) -> Any:
+        """A cache of this type, to be started."""
 
         def changed(before: Object | None, after: Object | None) -> None:
-            heard()
+            self.heard(kind, namespace)
             self._woken(kind, before, after)
 
         failed = functools.partial(self.failed, kind=kind)
@@ -186,7 +189,6 @@ class World(Surroundings):
         self._share = Shared()
         self.nodes: Watch = self.watch(Watch, "Node", None, slim=node_slimmer(self._share))
         self._scopes: dict[str, Scope] = {}
-        self._openshift: bool | None = None
         self._rights: dict[tuple[str, str], tuple[float, bool]] = {}
         self._lock = threading.Lock()
 
@@ -217,12 +219,6 @@ class World(Surroundings):
             scopes = list(self._scopes.values())
         for scope in scopes:
             scope.forget_told()
-
-    def openshift(self) -> bool:
-        """Whether the cluster is OpenShift; asked once."""
-        if self._openshift is None:
-            self._openshift = is_openshift(self.cluster)
-        return self._openshift
 
     def may_delete_pods(self, namespace: str) -> bool:
         """Whether a roll can be ours."""
@@ -266,22 +262,10 @@ class World(Surroundings):
             self._rights.clear()
         super().failed(error, kind)
 
-    def watch(
-        self,
-        type_: type[Watch],
-        kind: str,
-        namespace: str | None,
-        heard: Callable[[], None] = lambda: None,
-        **named: Any,
-    ) -> Any:
-        """The same; which pods are looked at depends on the DaemonSets."""
-
-        def look_again() -> None:
-            heard()
-            if kind == "DaemonSet" and namespace in self._scopes:
-                self._scopes[namespace].pods.look_again()
-
-        return super().watch(type_, kind, namespace, look_again, **named)
+    def heard(self, kind: str, namespace: str | None) -> None:
+        """Which pods are looked at depends on the DaemonSets."""
+        if kind == "DaemonSet" and namespace in self._scopes:
+            self._scopes[namespace].pods.look_again()
 
     def _watch(self, kind: str, namespace: str | None) -> Watch | None:
         if kind == "ConfigMap" and namespace == self.namespace:

@@ -23,6 +23,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.drift impor
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, describe, metadata
 
 PAGE = 500
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"  # To be accepted: no more than that.
 TIMEOUT = (5, 60)  # Seconds to connect, and to wait for an answer.
 
 

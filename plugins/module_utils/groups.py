@@ -108,11 +108,11 @@ def kept_options(options: Mapping[str, Any], config_map: Mapping[str, Any] | Non
     it was taken over (its annotation KEPT).
     """
     data = (config_map or {}).get("data") or {}
-    there = [f.option for f in FIELDS if f.option not in ("images", "namespace") and _says_something(f, data)]
+    left_out = [f for f in FIELDS if f.option not in ("images", "namespace") and options.get(f.option) in _UNSET]
     if config_map and is_ours(config_map):
         told = (metadata(config_map).get("annotations") or {}).get(KEPT, "").split(",")
-        there = [option for option in there if option in told]
-    return tuple(option for option in there if options.get(option) in _UNSET)
+        left_out = [f for f in left_out if f.option in told]
+    return tuple(f.option for f in left_out if _says_something(f, data))
 
 
 def _says_something(setting: Field, data: Mapping[str, str]) -> bool:

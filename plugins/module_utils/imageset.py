@@ -29,6 +29,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     IMAGE_SET,
     describe,
     is_ours,
+    label_selector,
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
@@ -335,9 +336,7 @@ def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, An
 
 
 def _pods(cluster: Cluster, daemonset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    match_labels = daemonset["spec"]["selector"].get("matchLabels") or {}
-    labels = ",".join(f"{key}={value}" for key, value in match_labels.items())
-    uid = _uid(daemonset)
+    uid, labels = _uid(daemonset), label_selector(daemonset)
     for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=_PAGE):
         yield from (pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ()))
 

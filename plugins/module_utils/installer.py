@@ -13,7 +13,13 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated, takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster, grant
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    METADATA_LIST,
+    ApiError,
+    Change,
+    Cluster,
+    grant,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
@@ -37,16 +43,15 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     MANAGER,
     describe,
     is_ours,
+    label_selector,
     metadata,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
-_LONGEST_PAUSE = 2.0
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # What a cluster puts into every namespace by itself.
 _EVERYWHERE = {
     ("serviceaccounts", "default"),
@@ -184,7 +189,7 @@ def _hands(cluster: Cluster, namespace: str, outcome: Outcome, dry_run: bool, ti
             return f"Deployment {namespace}/{name} is not there", False
         if is_available(deployment):
             return "", False
-        why, final = controller_trouble(deployment, _pods_of(cluster, deployment))
+        why, final = controller_trouble(cluster, deployment)
         return f"{describe(deployment)}: {why or 'its pod is still starting'}", final
 
     return Hands(
@@ -199,12 +204,6 @@ def _hands(cluster: Cluster, namespace: str, outcome: Outcome, dry_run: bool, ti
         dry_run=dry_run,
         timeout=timeout,
     )
-
-
-def _pods_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    labels = deployment["spec"]["selector"].get("matchLabels") or {}
-    selector = ",".join(f"{key}={value}" for key, value in labels.items())
-    return cluster.list("Pod", deployment["metadata"]["namespace"], labels=selector)[0]
 
 
 def _take_over(
@@ -305,21 +304,18 @@ def uninstall(
 
 def wait_for_controller(cluster: Cluster, installation: Installation, namespace: str, timeout: float) -> None:
     """Wait until the Deployment's new pod is available; RuntimeError says why it is not."""
-    end, pause = time.monotonic() + timeout, 0.25
-    while True:
+    name = f"Deployment {namespace}/{installation.deployment_name}"
+
+    def look() -> tuple[bool, str, bool]:
         deployment = cluster.get("Deployment", installation.deployment_name, namespace)
         if deployment is None:
-            raise RuntimeError(f"Deployment {namespace}/{installation.deployment_name} has gone")
+            raise RuntimeError(f"{name} has gone")
         if is_available(deployment):
-            return
-        trouble, final = controller_trouble(deployment, _pods_of(cluster, deployment))
-        if final or time.monotonic() > end:
-            raise RuntimeError(
-                f"Deployment {namespace}/{installation.deployment_name} is not available"
-                f"{'' if final else f' after {timeout:.0f} s'}: {trouble or 'its pod is still starting'}"
-            )
-        time.sleep(pause)
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+            return True, "", False
+        trouble, final = controller_trouble(cluster, deployment)
+        return False, trouble or "its pod is still starting", final
+
+    wait_until(look, timeout, f"{name} is not available")
 
 
 def is_available(deployment: dict[str, Any]) -> bool:
@@ -333,8 +329,9 @@ def is_available(deployment: dict[str, Any]) -> bool:
     )
 
 
-def controller_trouble(deployment: dict[str, Any], pods: list[dict[str, Any]]) -> tuple[str, bool]:
+def controller_trouble(cluster: Cluster, deployment: dict[str, Any]) -> tuple[str, bool]:
     """What keeps the controller from running, and whether waiting can't help."""
+    pods, _version = cluster.list("Pod", deployment["metadata"]["namespace"], labels=label_selector(deployment))
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return f"its pod can't be created: {condition.get('message')}", False
@@ -685,7 +682,7 @@ def _foreign_objects(cluster: Cluster, namespace: str, removed: set[str]) -> Ite
 
 def _foreign_of_kind(cluster: Cluster, path: str, resource: dict[str, Any], removed: set[str]) -> Iterator[str]:
     kind = resource["responseKind"]["kind"]
-    for item in cluster.raw(path, _METADATA).get("items") or ():
+    for item in cluster.raw(path, METADATA_LIST).get("items") or ():
         item["kind"] = kind
         data = item["metadata"]
         generated = data.get("ownerReferences") or data.get("deletionTimestamp")

@@ -37,6 +37,12 @@ def describe(obj: Mapping[str, Any]) -> str:
     return f"{obj.get('kind')} {namespace + '/' if namespace else ''}{data.get('name')}"
 
 
+def label_selector(obj: Mapping[str, Any]) -> str:
+    """What asks the API for the pods of a workload: its ``matchLabels`` as text, ``a=b,c=d``."""
+    match_labels = obj["spec"]["selector"].get("matchLabels") or {}
+    return ",".join(f"{key}={value}" for key, value in match_labels.items())
+
+
 def is_ours(obj: Mapping[str, Any]) -> bool:
     """Whether this collection made the object (or took it over)."""
     return (metadata(obj).get("labels") or {}).get(MANAGED_BY) == MANAGER

@@ -29,6 +29,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.resource im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import to_config_map
 
+# Whether it is so; what is in the way, and whether waiting can't help.
+Look = Callable[[], tuple[bool, str, bool]]
+
 _PAUSES = (0.2, 2.0)  # Seconds, the first and the longest.
 _ESTABLISHED = 30.0  # Seconds until a new definition has to be served.
 _GONE = 60.0
@@ -143,7 +146,7 @@ def wait_for_csv(hands: Hands) -> None:
         phase = ((csv or {}).get("status") or {}).get("phase")
         return phase == "Succeeded", olm.csv_trouble(csv, subscription), phase == "Failed"
 
-    _wait(hands, look, hands.timeout)
+    _wait(hands, look)
 
 
 def understood(cluster: Cluster, resource: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -199,7 +202,7 @@ def wait_until_kept(hands: Hands, resource: dict[str, Any]) -> None:
             return kept and owned, *hands.trouble(operator.NAME)
         return False, said[1], said[0] in _FINAL
 
-    _wait(hands, look, hands.timeout, f"{describe(resource)} is not kept by the operator")
+    _wait(hands, look, f"{describe(resource)} is not kept by the operator")
 
 
 def _refused(resource: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -216,10 +219,16 @@ def _owned_by(obj: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
     return any(o["uid"] == metadata(owner)["uid"] for o in metadata(obj).get("ownerReferences") or ())
 
 
-def _wait(hands: Hands, look: Callable[[], tuple[bool, str, bool]], timeout: float, what: str = "") -> None:
-    """Until ``look`` says so; it also says what is in the way, and whether waiting can't help."""
-    if hands.dry_run:
-        return
+def _wait(hands: Hands, look: Look, what: str = "") -> None:
+    if not hands.dry_run:
+        wait_until(look, hands.timeout, what)
+
+
+def wait_until(look: Look, timeout: float, what: str = "") -> None:
+    """Until ``look`` says so; RuntimeError after ``timeout`` seconds, or where waiting can't help.
+
+    :param what: begins the sentence of the error, before what is in the way.
+    """
     end, (pause, longest) = time.monotonic() + timeout, _PAUSES
     while True:
         done, trouble, final = look()

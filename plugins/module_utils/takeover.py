@@ -22,7 +22,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
     Installation,
     config_map_of,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, describe, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    MANAGER,
+    describe,
+    is_ours,
+    label_selector,
+    metadata,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_known
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
@@ -242,7 +248,7 @@ def _require_harmless(cluster: Cluster, deployment: Mapping[str, Any]) -> None:
 
 def _wait_until_ended(cluster: Cluster, deployment: Mapping[str, Any]) -> str:
     """Wait until the Deployment has no pod; the pod that is left after a while, else empty."""
-    labels = ",".join(f"{key}={value}" for key, value in deployment["spec"]["selector"]["matchLabels"].items())
+    labels = label_selector(deployment)
     end = time.monotonic() + _PATIENCE
     while True:
         pods, _version = cluster.list("Pod", deployment["metadata"]["namespace"], labels=labels)

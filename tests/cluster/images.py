@@ -7,6 +7,7 @@ builder are needed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -17,7 +18,7 @@ import pathlib
 import platform
 import random
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .processes import ClusterError
 
@@ -102,8 +103,9 @@ def build(
     return Image(architecture, blobs, configuration, _json(manifest))
 
 
-def extended(archive: pathlib.Path, files: dict[str, Content], **config: object) -> Image:
-    """The one image of an OCI archive with further files in a layer of their own, and other fields of its config."""
+@contextlib.contextmanager
+def _opened(archive: pathlib.Path) -> Iterator[tuple[Mapping[str, str], Callable[[str], bytes]]]:
+    """The entry of the one image (or index) of an OCI archive, and what reads a blob by its digest."""
     with tarfile.open(archive) as tar:
 
         def blob(name: str) -> bytes:
@@ -113,7 +115,15 @@ def extended(archive: pathlib.Path, files: dict[str, Content], **config: object)
             return member.read()
 
         index = tar.extractfile("index.json")
-        (entry,) = json.load(index)["manifests"] if index else []
+        entries = json.load(index)["manifests"] if index else []
+        if len(entries) != 1:
+            raise ClusterError(f"{archive} holds {len(entries)} images; one was expected")
+        yield entries[0], blob
+
+
+def extended(archive: pathlib.Path, files: dict[str, Content], **config: object) -> Image:
+    """The one image of an OCI archive with further files in a layer of their own, and other fields of its config."""
+    with _opened(archive) as (entry, blob):
         manifest = json.loads(blob(entry["digest"]))
         below = [blob(layer["digest"]) for layer in manifest["layers"]]
         configuration = json.loads(blob(manifest["config"]["digest"]))
@@ -182,19 +192,8 @@ def push(connect: Connect, image: Image, reference: str, *, index: bool = False)
 def push_archive(connect: Connect, archive: pathlib.Path, reference: str) -> str:
     """Push the one image, or index of images, of an OCI archive; its digest. Raises ClusterError."""
     repository, tag = split(reference)
-    with tarfile.open(archive) as tar:
-
-        def blob(name: str) -> bytes:
-            member = tar.extractfile(f"blobs/{name.replace(':', '/')}")
-            if member is None:
-                raise ClusterError(f"{archive} has no blob {name}")
-            return member.read()
-
-        index = tar.extractfile("index.json")
-        entries = json.load(index)["manifests"] if index else []
-        if len(entries) != 1:
-            raise ClusterError(f"{archive} holds {len(entries)} images; one was expected")
-        return _push_tree(connect, repository, tag, entries[0], blob)
+    with _opened(archive) as (entry, blob):
+        return _push_tree(connect, repository, tag, entry, blob)
 
 
 def _push_tree(
