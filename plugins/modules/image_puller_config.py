@@ -57,6 +57,13 @@ EXAMPLES = r"""
       theia: registry.example.com/team/theia:2.1
     node_selector:
       node-role.kubernetes.io/worker: ""
+
+- name: Write down what the images are now, and keep the ConfigMap
+  kubecache.image_puller.image_puller_config:
+    images:
+      java11: registry.example.com/team/java11:2.1
+    lock: /srv/puller.lock.yml
+    lock_update: true
 """
 
 RETURN = r"""

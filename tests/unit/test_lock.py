@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import
     show_lock,
     wanted_images,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import compare, open_lock, read_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, Layer, RegistryError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings
 
@@ -140,3 +142,28 @@ def test_a_tag_that_has_moved_is_told_and_one_that_was_not_asked_for_is_unknown(
     (unknown,) = drift(lock, {"r.io/java:1": RegistryError("network", "r.io is down")})
     assert unknown["found"] is None
     assert unknown["message"].endswith("is unknown: r.io is down")
+
+
+def test_a_file_that_can_not_be_read_is_refused_with_its_path(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"there is no such file\. Remedy: correct the path, or write"):
+        read_lock(str(tmp_path / "absent.yml"))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for unreadable in (tmp_path, tmp_path / "binary"):
+        with pytest.raises(InvalidSettings, match=re.escape(f"lock '{unreadable}': it can't be read. Remedy: ")):
+            read_lock(str(unreadable))
+
+
+def test_a_lock_that_is_only_compared_is_not_to_be_written(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "lock.yml"
+    path.write_text(show_lock([JAVA]))
+    found = compare(str(path), [("", objects.settings(images="java11=r.io/java:1"))], "", whole=False)
+    assert (found.action, found.problems, found.diff()) == ("none", (), [])
+    with pytest.raises(InvalidSettings, match="there is no image helper"):
+        compare(str(path), [("", objects.settings(images="java11=r.io/java:1"))], "").require()
+
+
+def test_to_write_a_lock_its_path_is_needed() -> None:
+    cluster: Any = None  # Which is not asked.
+    assert open_lock(cluster, [], {"lock": None, "lock_update": False}) is None
+    with pytest.raises(RuntimeError, match="lock_update writes the file that lock names"):
+        open_lock(cluster, [], {"lock": None, "lock_update": True})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import from_secret, from_text
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock, Locked
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
@@ -139,6 +140,22 @@ def test_a_class_that_is_not_there_is_an_error_and_one_that_may_not_be_read_is_n
         )
     ]
     assert made(survey(), **options)["verdict"] == "Fits"
+
+
+def test_a_lock_for_other_platforms_is_an_error_and_a_tag_that_moved_a_warning() -> None:
+    digest = f"sha256:{'e' * 64}"
+    entry = Locked("cache", "java11", JAVA.image, digest, {"linux/s390x": digest}, 1, objects.NOW)
+    planned = plan([objects.settings()], survey(), lock=Lock("lock.yml", (entry,)))
+    (wrong, error), (moved, warning) = told(planned, "lock")
+    assert (wrong, moved) == ("error", "warning")
+    assert error.startswith(
+        f"lock 'lock.yml': the image java11 ({JAVA.image}) is locked for linux/s390x, and its nodes need linux/amd64. "
+        "Remedy: write the lock anew"
+    )
+    assert warning.startswith(f"java11 ({JAVA.image}) is ")
+    assert f"in its registry now, and the lock has {digest} since" in warning
+    unknown = plan([objects.settings()], survey(answers={}), lock=Lock("lock.yml", (entry,)))
+    assert [level for level, _message in told(unknown, "lock")] == ["error"]
 
 
 def test_what_a_runtime_takes_for_itself_counts_and_its_nodes_are_named() -> None:
