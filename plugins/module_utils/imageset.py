@@ -55,7 +55,7 @@ _GONE_PAUSE = 0.2
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
 _UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
-Locked = Mapping[str, Sequence[str]]  # Reference -> digests, as Lock.digests.
+Digests = Mapping[str, Sequence[str]]  # Reference -> digests, as Lock.digests.
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def observe(
     live: dict[str, Any] | None,
     *,
     read_nodes: bool = True,
-    locked: Locked | None = None,
+    locked: Digests | None = None,
 ) -> Observed:
     """Read what tells of the set and judge it; nodes that may not be read are inferred from the pods."""
     if live is None:
@@ -207,7 +207,7 @@ def observe(
     return Observed(live, pods, report)
 
 
-def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True, locked: Locked | None = None) -> Report:
+def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True, locked: Digests | None = None) -> Report:
     """The truth about one set as it is now, with how far a roll has come; ``locked`` as of ``assess``."""
     return look_at(
         cluster,
@@ -224,7 +224,7 @@ def look_at(
     live: dict[str, Any] | None,
     *,
     read_nodes: bool = True,
-    locked: Locked | None = None,
+    locked: Digests | None = None,
 ) -> Report:
     """The truth about this DaemonSet; if somebody else made it, also about images that only it has."""
     if live is not None and not is_ours(live):

@@ -14,8 +14,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted, group_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    Digests,
     ImageSet,
-    Locked,
     config_maps,
     keep,
     our_daemonsets,
@@ -151,7 +151,7 @@ def remove_left(cluster: Cluster, namespace: str, leaving: Collection[str], *, d
     return changes
 
 
-def look(cluster: Cluster, member: Member, *, read_nodes: bool, locked: Locked | None = None) -> Report:
+def look(cluster: Cluster, member: Member, *, read_nodes: bool, locked: Digests | None = None) -> Report:
     """How the images of a set are now; ``locked`` as of ``assess``."""
     if member.reading.settings is None:
         return Report("InvalidSettings", tuple(str(problem) for problem in member.reading.problems))

@@ -354,7 +354,7 @@ def main() -> None:
     run(module, work)
 
 
-def _look(cluster: Cluster, member: Member, params: Mapping[str, Any], locked: imageset.Locked | None) -> Report:
+def _look(cluster: Cluster, member: Member, params: Mapping[str, Any], locked: imageset.Digests | None) -> Report:
     """The report of a set; where its settings can't be used, of the DaemonSet that it has all the same."""
     settings, name, read_nodes = member.reading.settings, params["daemonset_name"], params["read_nodes"]
     if settings:

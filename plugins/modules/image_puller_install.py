@@ -385,8 +385,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    Digests,
     ImageSet,
-    Locked,
     config_maps,
     is_openshift,
 )
@@ -622,7 +622,7 @@ def _keep_daemonsets(
     module: AnsibleModule,
     members: list[Member],
     leaving: Collection[str],
-    locked: Locked | None,
+    locked: Digests | None,
     outcome: Outcome,
 ) -> tuple[dict[str, Any], str]:
     """What was done to the DaemonSets of all sets, and why some could not be kept."""
