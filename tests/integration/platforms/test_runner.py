@@ -7,6 +7,7 @@ the extra variables are a survey's answers: text, of which an empty one means "n
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -85,6 +86,19 @@ class Platform:
         return found
 
 
+def test_ansible_reads_the_description_without_a_warning_and_takes_what_is_called_otherwise() -> None:
+    given = json.dumps({"image_puller_aap": {"credential": "production"}})
+    path = ROOT / "extensions" / "aap" / "image_puller.yml"
+    command = ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=controller_templates"]
+    done = subprocess.run(
+        [*command, "-i", "localhost,", "-e", f"@{path}", "-e", given], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    templates = json.loads(done.stdout.partition("=>")[2])["controller_templates"]
+    assert [template["credentials"] for template in templates] == [["production"]] * 5
+    assert {template["organization"] for template in templates} == {"Default"}
+
+
 def token_of_an_administrator(cluster: Cluster, namespace: str) -> str:
     """Of a ServiceAccount that is made for it, in a namespace that is there before the installation."""
     cluster.kubectl("create", "namespace", namespace)
@@ -104,7 +118,9 @@ def platform(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (directory / "inventory").mkdir()
     (directory / "inventory" / "hosts").write_text("localhost\n")
     shutil.copytree(ROOT / "playbooks", directory / "project" / "playbooks")
+    authority = directory / "ca.crt"
     (server,) = [each["cluster"] for each in yaml.safe_load(cluster.kubeconfig.read_text())["clusters"]]
+    authority.write_bytes(base64.b64decode(server["certificate-authority-data"]))
     with new_namespace(cluster) as namespace:
         environment = {
             "PATH": f"{BUILD / 'platform' / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -115,7 +131,7 @@ def platform(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "K8S_AUTH_HOST": server["server"],
             "K8S_AUTH_API_KEY": token_of_an_administrator(cluster, namespace),
             "K8S_AUTH_VERIFY_SSL": "True",
-            "K8S_AUTH_SSL_CA_CERT": server["certificate-authority"],
+            "K8S_AUTH_SSL_CA_CERT": str(authority),
         }
         try:
             yield Platform(directory, namespace, environment)
