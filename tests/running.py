@@ -7,6 +7,8 @@ import os
 import pathlib
 import sys
 
+import yaml
+
 from tests.cluster import Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -25,3 +27,11 @@ def ansible_environment(cluster: Cluster) -> dict[str, str]:
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
     }
+
+
+def push_built_images(cluster: Cluster) -> None:
+    """The controller's and the helper's image from build/, into the cluster's registry under their own names."""
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    helper_version = (ROOT / "controller" / "helper" / "VERSION").read_text().strip()
+    for name, tag in (("image-puller", version), ("image-puller-helper", helper_version)):
+        cluster.push_archive(ROOT / "build" / f"{name}.oci.tar", f"ghcr.io/kubecache/{name}:{tag}")

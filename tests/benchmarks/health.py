@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
@@ -30,19 +26,17 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installer i
     wait_for_controller,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    HELPER_IMAGE,
     Settings,
     from_options,
     require,
 )
-from tests.benchmarks.install import plan_of, running
+from tests.benchmarks.install import plan_of
+from tests.benchmarks.measuring import Process, api_of, eventually, print_figure, running
 from tests.cluster import Cluster
-from tests.running import ROOT, WRITES, ansible_environment
+from tests.running import WRITES, ansible_environment, push_built_images
 
 IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(20)}
 NAMESPACE = "bench"
-MIB = 1024 * 1024
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -55,8 +49,7 @@ def main() -> None:
     asked = parser.parse_args()
     with running("bench-health", nodes=1, simulated=asked.nodes - 1) as cluster:
         cluster.enter()
-        for archive, reference in (("image-puller", objects.IMAGE), ("image-puller-helper", HELPER_IMAGE)):
-            cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        push_built_images(cluster)
         for image in IMAGES.values():
             cluster.push(image)
         Benchmark(cluster, asked.nodes).run(asked.runs, asked.idle, asked.reconciles)
@@ -68,10 +61,9 @@ class Benchmark:
     def __init__(self, cluster: Cluster, nodes: int) -> None:
         self.cluster = cluster
         self.nodes = nodes
-        options = dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(cluster.kubeconfig)}
-        self.api = Api(open_client(options))
+        self.api = api_of(cluster)
         self.settings: Settings = require(from_options({"images": IMAGES, "namespace": NAMESPACE}))
-        self.pod_address = ""
+        self.process = Process(cluster, "")
 
     def run(self, runs: int, idle: int, reconciles: int) -> None:
         """Print all figures, each with its goal."""
@@ -81,11 +73,11 @@ class Benchmark:
             f"\n{self.nodes} nodes, {len(IMAGES)} images, a controller under {objects.Resources().cpu_limit} of a CPU"
         )
         self.all_become_ready()
-        self.told("RSS with all cached", f"{self.rss():.1f} MiB", f"at most {limit} MiB")
+        print_figure("RSS with all cached", f"{self.process.rss():.1f} MiB", f"at most {limit} MiB")
         if runs:
             self.deletions(runs)
             self.settled()
-            self.told("RSS after that", f"{self.rss():.1f} MiB", f"at most {limit} MiB")
+            print_figure("RSS after that", f"{self.process.rss():.1f} MiB", f"at most {limit} MiB")
         if idle:
             self.idle(idle)
         if reconciles:
@@ -94,20 +86,17 @@ class Benchmark:
             self.ends(3)
             self.playbook()
 
-    def told(self, what: str, figure: str, goal: str = "") -> None:
-        """One line."""
-        print(f"  {what:55} {figure}{f'  (goal: {goal})' if goal else ''}", flush=True)
-
     # --- the figures -------------------------------------------------------------------------------------------------
 
     def all_become_ready(self) -> None:
         """From an installation to a healthy set."""
         start = time.monotonic()
         self.settled()
-        cpu, delay = self.metric("process_cpu_seconds_total"), self.metric("image_puller_loop_longest_delay_seconds")
-        self.told(f"until the controller calls {self.nodes} pods healthy", f"{time.monotonic() - start:.0f} s")
-        self.told("CPU of the controller until then", f"{cpu:.1f} s")
-        self.told("largest delay of its loop", f"{delay:.2f} s")
+        cpu = self.process.metric("process_cpu_seconds_total")
+        delay = self.process.metric("image_puller_loop_longest_delay_seconds")
+        print_figure(f"until the controller calls {self.nodes} pods healthy", f"{time.monotonic() - start:.0f} s")
+        print_figure("CPU of the controller until then", f"{cpu:.1f} s")
+        print_figure("largest delay of its loop", f"{delay:.2f} s")
 
     def deletions(self, runs: int) -> None:
         """A DaemonSet is deleted: seconds until there is another one."""
@@ -116,14 +105,14 @@ class Benchmark:
             seconds.append(self.seconds_to_recreate())
             if self.nodes <= 50:
                 self.settled()
-        goals = "at most 1 s", "at most 3 s"
-        self.told(f"DaemonSet deleted -> a new one, median of {runs}", f"{statistics.median(seconds):.2f} s", goals[0])
-        self.told("  worst", f"{max(seconds):.2f} s", goals[1])
+        median = f"{statistics.median(seconds):.2f} s"
+        print_figure(f"DaemonSet deleted -> a new one, median of {runs}", median, "at most 1 s")
+        print_figure("  worst", f"{max(seconds):.2f} s", "at most 3 s")
 
     def seconds_to_recreate(self) -> float:
         """One deletion."""
         name = self.settings.daemonset_name
-        live = self.eventually(lambda: self.api.get("DaemonSet", name, NAMESPACE))
+        live = eventually(lambda: self.api.get("DaemonSet", name, NAMESPACE))
         start = time.perf_counter()
         self.api.delete("DaemonSet", name, NAMESPACE, uid=live["metadata"]["uid"])
 
@@ -131,40 +120,40 @@ class Benchmark:
             found = self.api.get("DaemonSet", name, NAMESPACE)
             return found is not None and found["metadata"]["uid"] != live["metadata"]["uid"]
 
-        self.eventually(another, pause=0.01)
+        eventually(another, pause=0.01)
         return time.perf_counter() - start
 
     def idle(self, seconds: int) -> None:
         """Nothing happens: what does the controller ask the API server?"""
         time.sleep(15)  # What was told last is told.
-        mark, cpu = self.cluster.audit_mark(), self.metric("process_cpu_seconds_total")
+        mark, cpu = self.cluster.audit_mark(), self.process.metric("process_cpu_seconds_total")
         time.sleep(seconds)
-        cpu = self.metric("process_cpu_seconds_total") - cpu
+        cpu = self.process.metric("process_cpu_seconds_total") - cpu
         asked = [e for e in self.cluster.audit(mark) if e["user"].startswith(f"system:serviceaccount:{NAMESPACE}:")]
         writes = [event for event in asked if event["verb"] in WRITES]
         reads = [event for event in asked if event["verb"] not in (*WRITES, "watch")]
-        self.told(f"writes in {seconds} s without a change", str(len(writes)), "0")
+        print_figure(f"writes in {seconds} s without a change", str(len(writes)), "0")
         for (verb, resource), count in Counter((e["verb"], e["resource"]) for e in writes).items():
-            self.told(f"  {verb} {resource}", str(count))
-        self.told("reads", str(len(reads)), "at most 30 in 600 s")
-        self.told("watch renewals", str(len(asked) - len(writes) - len(reads)))
-        self.told("CPU of the controller", f"{cpu:.2f} s")
+            print_figure(f"  {verb} {resource}", str(count))
+        print_figure("reads", str(len(reads)), "at most 30 in 600 s")
+        print_figure("watch renewals", str(len(asked) - len(writes) - len(reads)))
+        print_figure("CPU of the controller", f"{cpu:.2f} s")
 
     def growth(self, count: int) -> None:
         """Passes for a reason that changes nothing: does the process grow?"""
         self.cause(max(1, count // 10))
-        before = self.rss()
+        before = self.process.rss()
         start = time.monotonic()
         self.cause(count)
         taken = time.monotonic() - start
-        after = self.rss()
-        self.told(f"RSS before and after {count} reconciles", f"{before:.1f} -> {after:.1f} MiB", "no growth")
-        self.told("  time of one, with what causes it", f"{1000 * taken / count:.0f} ms")
+        after = self.process.rss()
+        print_figure(f"RSS before and after {count} reconciles", f"{before:.1f} -> {after:.1f} MiB", "no growth")
+        print_figure("  time of one, with what causes it", f"{1000 * taken / count:.0f} ms")
 
     def cause(self, count: int) -> None:
         """So many passes."""
         name = "image_puller_reconcile_duration_seconds_count"
-        done = self.metric(name)
+        done = self.process.metric(name)
         end, number = done + count, 0
         while done < end:
             for _ in range(5):
@@ -172,7 +161,7 @@ class Benchmark:
                 patch = {"metadata": {"annotations": {"example.com/touched": f"{time.time()}-{number}"}}}
                 self.api.merge("ConfigMap", objects.Installation().config_map_name, NAMESPACE, patch)
                 time.sleep(0.03)
-            done = self.metric(name)
+            done = self.process.metric(name)
 
     def ends(self, runs: int) -> None:
         """SIGTERM: seconds until the process is gone, with two calls of the runtime's client."""
@@ -184,7 +173,7 @@ class Benchmark:
             while node.runs(container):
                 time.sleep(0.01)
             seconds.append(time.perf_counter() - start)
-        self.told(f"SIGTERM -> the process is gone, worst of {runs}", f"{max(seconds):.2f} s", "at most 1 s")
+        print_figure(f"SIGTERM -> the process is gone, worst of {runs}", f"{max(seconds):.2f} s", "at most 1 s")
 
     def running_container(self, former: str) -> str:
         """The id of the controller's container, once another one than the former is ready."""
@@ -194,13 +183,13 @@ class Benchmark:
             running = [status["containerID"] for status in statuses if status["ready"]]
             return next((container for container in running if container != former), "")
 
-        return self.eventually(running)
+        return eventually(running)
 
     def playbook(self) -> None:
         """A DaemonSet is deleted where no controller runs: one run of the playbook makes it again."""
         patch = {"spec": {"replicas": 0}}
         self.api.merge("Deployment", objects.Installation().deployment_name, NAMESPACE, patch)
-        self.eventually(lambda: not self.controller_pods())
+        eventually(lambda: not self.controller_pods())
         self.api.delete("DaemonSet", self.settings.daemonset_name, NAMESPACE)
         variables = {"image_puller_namespace": NAMESPACE, "image_puller_wait": False}
         command = ["ansible-playbook", "kubecache.image_puller.health_check", "-e", json.dumps(variables)]
@@ -210,7 +199,7 @@ class Benchmark:
         )
         if self.api.get("DaemonSet", self.settings.daemonset_name, NAMESPACE) is None:
             sys.exit(f"the playbook made no DaemonSet:\n{done.stdout}\n{done.stderr}")
-        self.told("the same by one run of the health_check playbook", f"{time.perf_counter() - start:.2f} s")
+        print_figure("the same by one run of the health_check playbook", f"{time.perf_counter() - start:.2f} s")
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
@@ -222,46 +211,19 @@ class Benchmark:
         patch = {"spec": {"template": {"spec": {"nodeSelector": here}}}}
         self.api.merge("Deployment", installation.deployment_name, NAMESPACE, patch)
         wait_for_controller(self.api, installation, NAMESPACE, 300)
-        (pod,) = self.eventually(lambda: found if len(found := self.controller_pods()) == 1 else [])
-        self.pod_address = pod["status"]["podIP"]
+        (pod,) = eventually(lambda: found if len(found := self.controller_pods()) == 1 else [])
+        self.process = Process(self.cluster, pod["status"]["podIP"])
 
     def controller_pods(self) -> list[dict[str, Any]]:
         """The controller's on the real node, as they are now."""
         fields = f"spec.nodeName={self.cluster.nodes[0]}"
         return self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=controller", fields=fields)[0]
 
-    def metrics(self) -> str:
-        """What the controller tells of itself."""
-        return self.cluster.run(
-            ["curl", "-s", "--max-time", "20", f"http://{self.pod_address}:{objects.PORT}/metrics"]
-        ).stdout
-
-    def metric(self, name: str) -> float:
-        """One number of that."""
-        told = self.eventually(lambda: re.findall(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE))
-        return float(told[0])
-
-    def rss(self) -> float:
-        """MiB of the controller's process."""
-        return self.metric("process_resident_memory_bytes") / MIB
-
     def settled(self) -> None:
         """Wait until the controller calls the set healthy."""
         healthy = f'image_set="{objects.Installation().config_map_name}",verdict="Healthy"}} 1.0'
         complete = f'state="complete"}} {float(self.nodes)}'
-        self.eventually(lambda: healthy in (told := self.metrics()) and complete in told, seconds=1800, pause=0.5)
-
-    @staticmethod
-    def eventually(question: Callable[[], T | None], seconds: float = 300, pause: float = 0.2) -> T:
-        """The first true answer; the end of the benchmark without one."""
-        end = time.monotonic() + seconds
-        while True:
-            answer = question()
-            if answer:
-                return answer
-            if time.monotonic() > end:
-                sys.exit(f"still {answer!r} after {seconds:.0f} s")
-            time.sleep(pause)
+        eventually(lambda: healthy in (told := self.process.metrics()) and complete in told, seconds=1800, pause=0.5)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import look
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import Choices, Outcome, install
@@ -36,7 +34,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     from_options,
     require,
 )
-from tests.benchmarks.install import plan_of, running
+from tests.benchmarks.install import plan_of
+from tests.benchmarks.measuring import api_of, print_figure, running
 from tests.cluster import Cluster
 from tests.running import ROOT, ansible_environment
 
@@ -68,16 +67,6 @@ def main() -> None:
             cluster.enter()
             cluster.push_archive(ROOT / "build" / "image-puller-helper.oci.tar", HELPER_IMAGE)
             Waits(cluster).run(asked.waits)
-
-
-def api_of(cluster: Cluster) -> Api:
-    """The adapter that the modules use."""
-    return Api(open_client(dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(cluster.kubeconfig)}))
-
-
-def print_figure(what: str, figure: str, goal: str = "") -> None:
-    """One line."""
-    print(f"  {what:52} {figure}{f'  (goal: {goal})' if goal else ''}", flush=True)
 
 
 class Play:

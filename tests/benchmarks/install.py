@@ -26,7 +26,6 @@ import yaml
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, config_maps
@@ -38,13 +37,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
-    HELPER_IMAGE,
     Settings,
     from_options,
     require,
 )
-from tests.cluster import Cluster, of_this_checkout, open_cluster
-from tests.running import ROOT, WRITES, ansible_environment
+from tests.benchmarks.measuring import api_of, running
+from tests.cluster import Cluster
+from tests.running import WRITES, ansible_environment, push_built_images
 
 IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(5)}
 
@@ -58,24 +57,10 @@ def main() -> None:
         Benchmark(cluster).run(runs)
     with running("bench", nodes=2, simulated=0) as cluster:
         cluster.enter()
-        for archive, reference in (("image-puller", objects.IMAGE), ("image-puller-helper", HELPER_IMAGE)):
-            cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        push_built_images(cluster)
         for image in IMAGES.values():
             cluster.push(image)
         Benchmark(cluster).run_controller(runs)
-
-
-@contextlib.contextmanager
-def running(name: str, nodes: int, simulated: int) -> Iterator[Cluster]:
-    """A cluster that is up, and down afterwards."""
-    cluster = open_cluster(
-        of_this_checkout(name), nodes, simulated, report=lambda text: print(text, file=sys.stderr, flush=True)
-    )
-    try:
-        cluster.up()
-        yield cluster
-    finally:
-        cluster.down()
 
 
 class Benchmark:
@@ -219,8 +204,7 @@ class Benchmark:
 
     def api(self) -> Api:
         """The adapter that the modules use."""
-        options = dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(self.cluster.kubeconfig)}
-        return Api(open_client(options))
+        return api_of(self.cluster)
 
     def api_seconds(self) -> float:
         """Seconds of all requests of an installation, in a process that has imported everything."""

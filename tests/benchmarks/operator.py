@@ -14,18 +14,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import re
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import operator
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE, PORT
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     API_VERSION,
@@ -34,17 +28,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.resource im
     read_resource,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    HELPER_IMAGE,
     fingerprint,
 )
-from tests.benchmarks.install import running
+from tests.benchmarks.measuring import Process, api_of, eventually, print_figure, running
 from tests.cluster import Cluster
-from tests.running import ROOT
+from tests.running import push_built_images
 
 NAMESPACE = "bench"
 IMAGES = ";".join(f"image-{number}=registry.example.com/bench/image-{number}:1" for number in range(20))
-MIB = 1024 * 1024
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -56,8 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     with running("bench-operator", nodes=1, simulated=0) as cluster:
         cluster.enter()
-        for archive, reference in (("image-puller", IMAGE), ("image-puller-helper", HELPER_IMAGE)):
-            cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        push_built_images(cluster)
         benchmark = Benchmark(cluster)
         benchmark.install()
         benchmark.changes(asked.runs)
@@ -69,13 +59,8 @@ class Benchmark:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        options = dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(cluster.kubeconfig)}
-        self.api = Api(open_client(options))
-        self.address = ""
-
-    def told(self, what: str, figure: str, goal: str = "") -> None:
-        """One line."""
-        print(f"  {what:60} {figure}{f'  (goal: {goal})' if goal else ''}", flush=True)
+        self.api = api_of(cluster)
+        self.process = Process(cluster, "")
 
     def install(self) -> None:
         """The operator for all namespaces, as OLM grants it."""
@@ -90,46 +75,46 @@ class Benchmark:
         binding["roleRef"] = {**binding["roleRef"], "kind": "ClusterRole"}
         for obj in (operator.service_account(NAMESPACE), role, binding, made):
             self.api.apply(obj)
-        self.eventually(lambda: self.available(NAMESPACE, operator.NAME))
+        eventually(lambda: self.available(NAMESPACE, operator.NAME))
         (pod,) = self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=operator")[0]
-        self.address = pod["status"]["podIP"]
+        self.process = Process(self.cluster, pod["status"]["podIP"])
 
     def changes(self, runs: int) -> None:
         """A field of the resource is changed: seconds until the DaemonSet says so."""
         self.resource(NAMESPACE, cachingMemoryLimit="100Mi")
-        self.eventually(functools.partial(self.has_limit, "100Mi"))
-        self.eventually(lambda: self.available(NAMESPACE, "kubernetes-image-puller"))
+        eventually(functools.partial(self.has_limit, "100Mi"))
+        eventually(lambda: self.available(NAMESPACE, "kubernetes-image-puller"))
         seconds = []
         for number in range(runs):
             limit = f"{101 + number}Mi"
             start = time.perf_counter()
             self.api.merge(KIND, "puller", NAMESPACE, {"spec": {"cachingMemoryLimit": limit}})
-            self.eventually(functools.partial(self.has_limit, limit), pause=0.005)
+            eventually(functools.partial(self.has_limit, limit), pause=0.005)
             seconds.append(time.perf_counter() - start)
             time.sleep(1)
         median = f"{statistics.median(seconds):.2f} s"
-        self.told(f"changed resource -> changed DaemonSet, median of {runs}", median, "at most 1 s")
-        self.told("  worst", f"{max(seconds):.2f} s")
+        print_figure(f"changed resource -> changed DaemonSet, median of {runs}", median, "at most 1 s")
+        print_figure("  worst", f"{max(seconds):.2f} s")
 
     def many(self, count: int, foreign: int) -> None:
         """Namespaces with a resource, then namespaces without: what each costs."""
         self.settled()
-        few = self.rss()
-        self.told("RSS with 1 namespace", f"{few:.1f} MiB")
+        few = self.process.rss()
+        print_figure("RSS with 1 namespace", f"{few:.1f} MiB")
         self.cluster.kubectl("cordon", self.cluster.nodes[0])
         self.cluster.simulate(20)
         began = time.monotonic()
         for number in range(count - 1):
             self.populate(f"bench-{number}")
-        self.eventually(lambda: self.metric("image_puller_operator_namespaces") == count)
-        self.eventually(self.all_told, seconds=900, pause=2)
-        self.told(f"until {count} namespaces had their status", f"{time.monotonic() - began:.0f} s")
+        eventually(lambda: self.process.metric("image_puller_operator_namespaces") == count)
+        eventually(self.all_told, seconds=900, pause=2)
+        print_figure(f"until {count} namespaces had their status", f"{time.monotonic() - began:.0f} s")
         self.settled()
-        with_all = self.rss()
-        self.told(f"RSS with {count} namespaces", f"{with_all:.1f} MiB", "at most 64 MiB")
+        with_all = self.process.rss()
+        print_figure(f"RSS with {count} namespaces", f"{with_all:.1f} MiB", "at most 64 MiB")
         each = 1024 * (with_all - few) / max(1, count - 1)
-        self.told("  each namespace", f"{each:.0f} KiB", "at most 100 KiB")
-        self.told("  its requests in 30 s without a change", self.asked(30))
+        print_figure("  each namespace", f"{each:.0f} KiB", "at most 100 KiB")
+        print_figure("  its requests in 30 s without a change", self.asked(30))
         for number in range(foreign):
             self.namespace(f"foreign-{number}")
             self.api.apply(
@@ -140,14 +125,14 @@ class Benchmark:
                     "data": {"key": "x" * 1000},
                 }
             )
-        self.told("  its requests in 30 s without a change", self.asked(30), "no more")
-        self.told(f"RSS with {foreign} foreign namespaces besides", f"{self.rss():.1f} MiB", "no more")
+        print_figure("  its requests in 30 s without a change", self.asked(30), "no more")
+        print_figure(f"RSS with {foreign} foreign namespaces besides", f"{self.process.rss():.1f} MiB", "no more")
 
     def asked(self, seconds: float) -> str:
         """How often it asks the API server in so many seconds, and what that takes."""
-        mark, cpu = self.cluster.audit_mark(), self.metric("process_cpu_seconds_total")
+        mark, cpu = self.cluster.audit_mark(), self.process.metric("process_cpu_seconds_total")
         time.sleep(seconds)
-        taken = self.metric("process_cpu_seconds_total") - cpu
+        taken = self.process.metric("process_cpu_seconds_total") - cpu
         its = [e for e in self.cluster.audit(mark) if e["user"].endswith(f":{operator.NAME}") and e["verb"] != "watch"]
         available = sum(self.available(f"bench-{number}", "kubernetes-image-puller") for number in range(3))
         return f"{len(its)}, {taken:.2f} s of CPU ({available} of 3 controllers available)"
@@ -162,7 +147,7 @@ class Benchmark:
         """A resource with 20 images."""
         metadata = {"name": "puller", "namespace": namespace}
         made = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": {"images": IMAGES, **spec}}
-        self.eventually(lambda: self.api.apply(made))
+        eventually(lambda: self.api.apply(made))
         return made
 
     def populate(self, namespace: str) -> None:
@@ -198,48 +183,18 @@ class Benchmark:
         found = self.api.get("Deployment", name, namespace) or {}
         return bool((found.get("status") or {}).get("availableReplicas"))
 
-    def metric(self, name: str) -> float:
-        """One number that the operator tells of itself."""
-
-        def ask() -> list[str]:
-            command = ["curl", "-s", "--max-time", "20", f"http://{self.address}:{PORT}/metrics"]
-            return re.findall(rf"^{name} (\S+)$", self.cluster.run(command).stdout, re.MULTILINE)
-
-        return float(self.eventually(ask)[0])
-
-    def rss(self) -> float:
-        """MiB of its process."""
-        return self.metric("process_resident_memory_bytes") / MIB
-
     def settled(self) -> None:
         """Wait until it has nothing to do."""
         name = "image_puller_operator_reconcile_duration_seconds_count"
 
         def idle() -> bool:
-            before = self.metric(name)
+            before = self.process.metric(name)
             time.sleep(8)
-            return self.metric(name) == before
+            return self.process.metric(name) == before
 
         deadline = time.monotonic() + 120
         while not idle() and time.monotonic() < deadline:
             pass
-
-    @staticmethod
-    def eventually(question: Callable[[], T | None], seconds: float = 300, pause: float = 0.2) -> T:
-        """The first true answer; the end of the benchmark without one."""
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                answer = question()
-            except Exception as error:  # The definition is not served yet.
-                answer, told = None, str(error)
-            else:
-                told = repr(answer)
-            if answer:
-                return answer
-            if time.monotonic() > end:
-                sys.exit(f"still {told} after {seconds:.0f} s")
-            time.sleep(pause)
 
 
 if __name__ == "__main__":

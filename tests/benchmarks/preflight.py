@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import preflight
-from tests.cluster import Cluster, images, of_this_checkout, open_cluster
+from tests.benchmarks.measuring import api_of, running
+from tests.cluster import Cluster, images
 
 IMAGES, SHARED, NODES, LATENCY, GOAL = 20, 10, 50, 0.05, 3.0
 
@@ -28,12 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    cluster = open_cluster(of_this_checkout("bench-plan"), 0, NODES, report=lambda text: print(text, file=sys.stderr))
-    try:
-        cluster.up()
+    with running("bench-plan", nodes=0, simulated=NODES) as cluster:
         measure(cluster, runs)
-    finally:
-        cluster.down()
 
 
 def measure(cluster: Cluster, runs: int) -> None:
@@ -41,7 +35,7 @@ def measure(cluster: Cluster, runs: int) -> None:
     names = {f"image-{number}": push(cluster, f"bench/image-{number}:1") for number in range(IMAGES)}
     settings = require(from_options({"images": names, "helper_image": names["image-0"]}))
     options = {"registry_insecure": [f"http://{cluster.registry}"]}
-    api = Api(open_client(dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": str(cluster.kubeconfig)}))
+    api = api_of(cluster)
     cluster.registry_fault("bench/", "delay", seconds=LATENCY)
     seconds, requests = [], 0
     for _ in range(runs):

@@ -17,14 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
-from tests.benchmarks.info import print_figure
-from tests.benchmarks.install import running
+from tests.benchmarks.measuring import print_figure, running
 from tests.cluster import Cluster
 from tests.cluster.embedded import EmbeddedCluster
 from tests.integration import known
-from tests.running import ROOT, ansible_environment
+from tests.running import ansible_environment, push_built_images
 
 NODES = 3
 IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(5)}
@@ -125,8 +122,7 @@ def collect_all(cluster: EmbeddedCluster) -> float:
 
 def prepare(cluster: Cluster) -> None:
     """Push everything, and let the stand-in hold the images."""
-    for archive, reference in (("image-puller", IMAGE), ("image-puller-helper", HELPER_IMAGE)):
-        cluster.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+    push_built_images(cluster)
     known.push_stand_in(cluster)
     for reference in (*IMAGES.values(), *UNUSED):
         cluster.push(reference, size_mb=5)

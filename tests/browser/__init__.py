@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -50,6 +51,15 @@ def chromium() -> str:
 
 def axe() -> str:
     """The source of axe-core."""
+    found = _axe()
+    if isinstance(found, BrowserError):
+        raise found
+    return found
+
+
+@functools.cache
+def _axe() -> str | BrowserError:
+    """The same, or why it can't be had; asked for once, since npm tries for more than a minute."""
     lock = HERE / "package-lock.json"
     target = cache() / f"browser-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +72,7 @@ def axe() -> str:
                 command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
                 done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
                 if done.returncode:
-                    raise BrowserError(f"npm could not install axe-core: {done.stderr.strip()[-500:]}")
+                    return BrowserError(f"npm could not install axe-core: {done.stderr.strip()[-500:]}")
                 pathlib.Path(temporary, "node_modules").rename(target)
     return (target / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 

@@ -32,6 +32,7 @@ SERVICE_ADDRESS = "10.0.0.1"  # of the Service kubernetes
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok-controller")
 # How the control plane's parts call themselves; they all are the same administrator to the API server.
 CONTROL_PLANE = ("kube-", "kwok")
+_MANY = 500  # Simulated nodes.
 # Everything but what the control plane and the nodes do all the time.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -299,15 +300,19 @@ class EmbeddedCluster(Cluster):
             manager |= {"node-monitor-period": "5s", "node-monitor-grace-period": "40s"}
             apiserver |= {"enable-priority-and-fairness": "true"}
             apiserver |= {"max-requests-inflight": "400", "max-mutating-requests-inflight": "200"}
+        simulator = {
+            "manage-all-nodes": "false",
+            "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",
+        }
+        if self._simulated > _MANY:  # On a small machine their heartbeats come late, and they would not be ready.
+            manager |= {"node-monitor-grace-period": "1h"}
+            simulator |= {"node-lease-duration-seconds": "1200"}
         patches = {
             "kube-apiserver": apiserver,
             "etcd": {"unsafe-no-fsync": "true"},
             "kube-controller-manager": manager,
             "kube-scheduler": {"leader-elect": "false"},
-            "kwok-controller": {
-                "manage-all-nodes": "false",
-                "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",
-            },
+            "kwok-controller": simulator,
         }
         return {
             "apiVersion": "config.kwok.x-k8s.io/v1alpha1",

@@ -23,7 +23,7 @@ import yaml
 from tests.cluster import Cluster, ClusterError, leftovers, open_cluster
 from tests.cluster.embedded import state_root
 from tests.cluster.tools import ToolError
-from tests.running import ROOT, ansible_environment
+from tests.running import ROOT, ansible_environment, push_built_images
 
 DOCUMENTED = "tests/demo/documented.yml"
 CORRECT = "playbooks/vars/codeready_workspaces_2_1.yml"
@@ -112,10 +112,7 @@ def show(demo: Demo) -> None:
     )
     for reference in references:
         demo.cluster.push(reference, size_mb=SIZE)
-    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
-    helper_version = (ROOT / "controller" / "helper" / "VERSION").read_text().strip()
-    for name, tag in (("image-puller", version), ("image-puller-helper", helper_version)):
-        demo.cluster.push_archive(ROOT / "build" / f"{name}.oci.tar", f"ghcr.io/kubecache/{name}:{tag}")
+    push_built_images(demo.cluster)
     print(f"\npushed: {len(references)} images of {SIZE} MB, and the Image Puller's own two", flush=True)
 
     demo.step(

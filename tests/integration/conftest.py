@@ -20,10 +20,8 @@ from typing import Any, Protocol, TypeVar
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
 from tests.cluster import Cluster, of_this_checkout, open_cluster
-from tests.running import ROOT, WRITES, ansible_environment
+from tests.running import ROOT, WRITES, ansible_environment, push_built_images
 
 DEPLOYMENT = "kubernetes-image-puller"
 DAEMONSET = "kubernetes-image-puller"
@@ -79,8 +77,7 @@ def cluster(worker_id: str) -> Iterator[Cluster]:
     try:
         made.up()
         made.enter()
-        for archive, reference in (("image-puller", IMAGE), ("image-puller-helper", HELPER_IMAGE)):
-            made.push_archive(ROOT / "build" / f"{archive}.oci.tar", reference)
+        push_built_images(made)
         yield made
     finally:
         if not os.environ.get("KEEP"):

@@ -123,7 +123,7 @@ FATES = {
     "private": f"{HOST}/private/image:1",
     "upper": f"{HOST}/fates/Upper:1",
     "foreign": f"{HOST}/fates/foreign:1",
-    "slow": f"{HOST}/slow/image:1",
+    "slow": f"{HOST}/fates-slow/image:1",
 }
 CLASSES = {"absent": "not_found", "private": "unauthorized", "upper": "invalid_name", "foreign": "no_platform"}
 
@@ -150,7 +150,7 @@ def test_six_images_of_different_fates(faults: Cluster, namespace: str, module: 
     faults.push(FATES["foreign"], architecture="s390x")
     faults.push(FATES["slow"], size_mb=200)
     faults.registry_fault("private/", "auth", user="reader", password="truth-and-nothing-else")
-    faults.registry_fault("slow/", "slow", bytes_per_second=4_000_000)
+    faults.registry_fault("fates-slow/", "slow", bytes_per_second=4_000_000)
     faults.kubectl("create", "namespace", namespace)
     made = known_daemonset(namespace, "made-by-hand", FATES)
     faults.kubectl("apply", "-f", "-", input=json.dumps(made))
