@@ -145,14 +145,21 @@ def _there(path: str) -> tuple[str | None, tuple[Locked, ...]]:
         return text, ()
 
 
+def misfits(lock: Lock, sets: Sequence[tuple[str, Settings]], *, whole: bool) -> list[str]:
+    """Where a lock is not that of the images that sets cache, in sentences (``whole`` as in :func:`open_lock`)."""
+    return [str(problem) for problem in mismatches(_cached(lock), _wanted(sets, "", False), whole=whole)]
+
+
+def _cached(lock: Lock) -> Lock:
+    return replace(lock, images=tuple(entry for entry in lock.images if entry.use == CACHE))
+
+
 def told_by_registries(
     cluster: Cluster, lock: Lock, sets: Sequence[tuple[str, Settings]], params: Mapping[str, Any]
 ) -> list[str]:
     """What is otherwise than the lock has it, or unknown: the list, and what registries say of each cached image."""
-    cached = replace(lock, images=tuple(entry for entry in lock.images if entry.use == CACHE))
-    wanted = [image for image in wanted_images(sets) if image.use == CACHE]
+    cached = _cached(lock)
     images = [entry.image for entry in cached.images]
     answers = ask_registries(cluster, [settings for _title, settings in sets], params, images)
     digests = {image: answer.digest if isinstance(answer, Facts) else answer for image, answer in answers.items()}
-    whole = params["sets"] == "all"
-    return [*map(str, mismatches(cached, wanted, whole=whole)), *(each["message"] for each in drift(cached, digests))]
+    return [*misfits(lock, sets, whole=params["sets"] == "all"), *(each["message"] for each in drift(cached, digests))]

@@ -273,12 +273,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     Member,
     errors_of,
     keep_sets,
+    lockable,
     look,
     read_members,
     result_of,
     titled,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import LOCK_ARGUMENT, read_lock
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import LOCK_ARGUMENT, misfits, read_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -356,6 +357,7 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
     def result(reports: list[Report]) -> dict[str, Any]:
         told = result_of(kept, reports, several=several)
         notes = [titled(member, note) for member in members for note in member.reading.notes]
+        told["warnings"] += misfits(lock, lockable(members), whole=several) if lock else []
         return {**told, "notes": notes, "diff": diff_of(change for each in kept for change in each.changes)}
 
     observers = {

@@ -114,6 +114,13 @@ def test_an_installation_from_the_lock_is_compared_with_it_and_has_what_policies
         assert pod["metadata"]["labels"]["cost-center"] == "4711"
         assert pod["metadata"]["annotations"]["example.com/mesh"] == "off"
     assert not module("install", daemonset=True, lock_update=True, **policies, **options)["changed"]
+    renamed = path.with_name("renamed.yml")
+    renamed.write_text(text.replace("name: theia", "name: che"))
+    warnings = module("daemonset", lock=str(renamed))["warnings"]
+    assert [warning.partition(" (cache)")[0] for warning in warnings] == [
+        f"lock '{renamed}': there is no image theia",
+        f"lock '{renamed}': the image che",
+    ]
     access = {name: options[name] for name in ("registry_mirrors", "registry_insecure", "lock")}
     more: dict[str, Any] = {"images": {**IMAGES, "che": THEIA}, "lock_update": True, "check": True, **access}
     told = module("config", **more)
