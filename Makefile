@@ -8,6 +8,7 @@ WORKERS := 2
 TESTS := tests/integration
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAGES := lint unit sanity galaxy integration molecule
+PLATFORMS := tests/integration/platforms
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
@@ -15,7 +16,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup demo test $(STAGES) manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover screenshots build lock clean
+.PHONY: help setup platform-tools demo test test-all $(STAGES) platforms promtool builder runner rulebook manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -28,6 +29,9 @@ demo: setup image ## Show it all on a cluster of its own, and clean up; KEEP=1 l
 
 test: setup ## Run every check below, up to the first that fails, with a summary
 	@$(PY) -m tests.stages $(STAGES)
+
+test-all: setup ## Run what "test" runs, and "platforms"
+	@$(PY) -m tests.stages $(STAGES) platforms
 
 lint: setup ## Formatting, types, YAML, Ansible's production profile, changelog
 	ruff check
@@ -48,10 +52,29 @@ galaxy: setup ## Build the collection, install it elsewhere, find everything the
 
 # Files are shared out to the workers, each of which has a cluster of its own.
 integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
-	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py $(SPREAD) $(ARGS)
+	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
+	  $(SPREAD) $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
+
+platforms: platform-tools image ## The next four, in one go
+	$(PY) -m pytest $(PLATFORMS) $(ARGS)
+
+promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
+	$(PY) -m pytest $(PLATFORMS)/test_promtool.py $(ARGS)
+
+builder: platform-tools ## The execution environment, with ansible-builder
+	$(PY) -m pytest $(PLATFORMS)/test_builder.py $(ARGS)
+
+runner: platform-tools image ## The job templates, with ansible-runner, as a job of Automation Platform runs
+	$(PY) -m pytest $(PLATFORMS)/test_runner.py $(ARGS)
+
+rulebook: platform-tools image ## The rulebook, with ansible-rulebook; it needs Java 17
+	$(PY) -m pytest $(PLATFORMS)/test_rulebook.py $(ARGS)
+
+platform-tools: setup
+	@python3 tests/setup.py --platform --python "$(PYTHON)"
 
 manifests: setup ## Write deploy/ anew, from the collection's own objects
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
@@ -88,7 +111,8 @@ build: setup ## The collection's tarball, in build/
 
 lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv
-	$(PY) -m uv pip compile $(LOCK) --output-file tests/requirements.txt tests/requirements.in
+	for name in requirements requirements-platform; do \
+	  $(PY) -m uv pip compile $(LOCK) --output-file tests/$$name.txt tests/$$name.in || exit; done
 	for name in kubernetes-core ansible-core-2.19 ansible-core-2.20; do \
 	  $(PY) -m uv pip compile $(LOCK) --no-deps \
 	    --output-file tests/requirements-$$name.txt tests/requirements-$$name.in || exit; done

@@ -29,6 +29,7 @@ from typing import NamedTuple, NoReturn
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = CHECKOUT / "build"
 LOCK = CHECKOUT / "tests" / "requirements.txt"
+PLATFORM_LOCK = CHECKOUT / "tests" / "requirements-platform.txt"
 KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
 CORE_LOCKS = {version: CHECKOUT / "tests" / f"requirements-ansible-core-{version}.txt" for version in ("2.19", "2.20")}
 VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
@@ -149,15 +150,15 @@ def key(lock: Path, python: Python) -> str:
     return hashlib.sha256(lock.read_bytes() + f"{python.prefix} {python.dotted}".encode()).hexdigest()[:12]
 
 
-def virtual_environment(python: Python, cache: Path) -> Path:
+def virtual_environment(python: Python, cache: Path, lock: Path = LOCK) -> Path:
     """The environment with the locked packages."""
-    target = cache / f"venv-{python.dotted}-{key(LOCK, python)}"
+    target = cache / f"venv-{python.dotted}-{key(lock, python)}"
     if not marker(target).exists():
         if not python.has_ensurepip:
             install_venv_module(python)
-        with step(target, f"Installing the packages of {LOCK.relative_to(CHECKOUT)}"):
+        with step(target, f"Installing the packages of {lock.relative_to(CHECKOUT)}"):
             run([python.path, "-m", "venv", str(target)], "making the virtual environment")
-            run([*pip(target), "install", "--require-hashes", "-r", str(LOCK)], "pip install")
+            run([*pip(target), "install", "--require-hashes", "-r", str(lock)], "pip install")
     return target
 
 
@@ -204,7 +205,9 @@ def link(name: str, target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare the environment of the checks.")
     parser.add_argument("--python", default="", help="a version as 3.11, a command or a path; else the first found")
-    python = choose_python(parser.parse_args().python)
+    parser.add_argument("--platform", action="store_true", help="also the tools of the platforms that run Ansible")
+    options = parser.parse_args()
+    python = choose_python(options.python)
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "setup.lock").open("w") as lock:
@@ -212,6 +215,8 @@ def main() -> None:
         venv = virtual_environment(python, cache)
         collection = kubernetes_core(python, venv, cache)
         cores = {version: ansible_core(version, python, venv, cache) for version in CORE_LOCKS}
+        if options.platform:
+            link("platform", virtual_environment(python, cache, PLATFORM_LOCK))
     link("venv", venv)
     for version, core in cores.items():
         link(f"ansible-core/{version}", core)

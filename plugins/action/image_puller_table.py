@@ -14,6 +14,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.artifact import statistics
 from ansible_collections.kubecache.image_puller.plugins.module_utils.table import bullet, plan_table, tables
 
 # Asked while the plugin is loaded: the worker process in which it runs is cut off from the terminal.
@@ -64,7 +65,9 @@ class ActionModule(ActionBase):
         if verdicts:
             display.display(lines[0], color=_color(verdicts))
         display.display("\n".join(lines[1:] if verdicts else lines))
-        return {"changed": False, "lines": lines}
+        # A statistic of the play, which Ansible takes from any result. Without the tags of templated values.
+        told = json.loads(json.dumps(statistics(sets, plan, lines)))
+        return {"changed": False, "lines": lines, "ansible_stats": told}
 
 
 def _color(verdicts: set[str]) -> str:

@@ -13,6 +13,10 @@ description:
     a terminal as well as in the log of a job.
   - One line for each image with the number of nodes in each state. Below it what needs a sentence, as what failed
     on which nodes, in the kubelet's words, and with the remedy.
+  - What was printed is told to whoever runs Ansible, too, as M(ansible.builtin.set_stats) does, under the name
+    C(image_puller). Automation Platform shows it as the artifact of a job. It has C(lines); of sets C(verdict),
+    C(summary) and C(sets), each with its C(verdict), C(reasons), C(summary) and C(images); of a plan C(verdict) and
+    C(findings).
   - The lines are plain ASCII and as wide as the terminal, at most 120 characters, and 80 where there is no terminal.
 options:
   report:

@@ -104,6 +104,8 @@ UNPACKED = {
     "cni": ("containernetworking-plugins", "usr/lib/cni"),
     "busybox": ("busybox-static", "bin/busybox"),
 }
+# The same for programs that no cluster needs, and some test does.
+CHECKERS = {"promtool": ("prometheus", "usr/bin/promtool")}
 # Programs that belong to the system, and Debian's name for the package of each.
 INSTALLED = {
     "ip": "iproute2",
@@ -137,7 +139,7 @@ def ensure(*, nodes: bool = True, report: Report = print) -> dict[str, pathlib.P
 
 def program(name: str, report: Report = print) -> pathlib.Path:
     """One of them, without making those of other groups. Raises ToolError."""
-    if name in UNPACKED:
+    if name in UNPACKED | CHECKERS:
         return _ensure_unpacked(name, report)
     group = next(group for group in GROUPS if name in group.programs)
     return _ensure_group(group, report)[name]
@@ -282,7 +284,7 @@ def _which(program: str) -> pathlib.Path | None:
 
 
 def _ensure_unpacked(name: str, report: Report) -> pathlib.Path:
-    package, path = UNPACKED[name]
+    package, path = (UNPACKED | CHECKERS)[name]
     system = _which(name) or pathlib.Path("/", path)
     if system.exists() and (name != "busybox" or _static(system)):
         return system

@@ -24,7 +24,7 @@ MODULES = ("image_puller_config", "image_puller_daemonset", "image_puller_info",
 PLAYBOOKS = ("health_check", "install", "render", "status", "uninstall")
 SHIPPED = {
     *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "requirements.txt"),
-    *("changelogs", "deploy", "docs", "meta", "playbooks", "plugins", "roles", "tests"),
+    *("changelogs", "deploy", "docs", "extensions", "meta", "playbooks", "plugins", "roles", "tests"),
 }
 # Nobody listens there, which each module says in its own words.
 KUBECONFIG = {
