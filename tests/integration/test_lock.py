@@ -14,6 +14,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 from tests.cluster import Cluster
 
 from .conftest import Kubectl, Module, Playbook, eventually, new_namespace
+from .test_playbooks import warnings_of
 from .test_preflight import written
 
 JAVA, THEIA = "registry.example.com/lock/java11:1", "registry.example.com/lock/theia:1"
@@ -116,7 +117,7 @@ def test_an_installation_from_the_lock_is_compared_with_it_and_has_what_policies
     assert not module("install", daemonset=True, lock_update=True, **policies, **options)["changed"]
     renamed = path.with_name("renamed.yml")
     renamed.write_text(text.replace("name: theia", "name: che"))
-    warnings = module("daemonset", lock=str(renamed))["warnings"]
+    warnings = warnings_of(module("daemonset", lock=str(renamed)))
     assert [warning.partition(" (cache)")[0] for warning in warnings] == [
         f"lock '{renamed}': there is no image theia",
         f"lock '{renamed}': the image che",
