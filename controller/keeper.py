@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import overruled_labels
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
@@ -218,6 +219,7 @@ class Keeper:
         )
         told, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)
+        self.say("labels", overruled_labels(settings, desired), logging.WARNING)
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told
         observed = self._observed(settings, live)

@@ -31,6 +31,27 @@ options:
     default: kubernetes-image-puller
 """
 
+    LOCK = r"""
+options:
+  lock:
+    description:
+      - A lock file, on the host where the module runs. It says which digest each reference stood for, and nodes that
+        have another one under that name count as V(failed) with the class V(other_digest).
+      - What is pulled stays the reference that consumers use.
+    type: path
+"""
+
+    LOCK_UPDATE = r"""
+options:
+  lock_update:
+    description:
+      - Whether to ask the registries what each reference stands for now, and to write O(lock) anew. What is still so
+        keeps its time. It is written only with this, and not in check mode.
+      - Without, a lock that is not there, is damaged, or is not that of the list is refused before anything is changed.
+    type: bool
+    default: false
+"""
+
     REGISTRY = r"""
 options:
   registry_auth_file:
@@ -135,5 +156,22 @@ options:
     description:
       - ServiceAccount of the cache's pods. Default is the account V(image-puller-cache), which has no rights and which
         M(kubecache.image_puller.image_puller_install) makes.
+    type: str
+  pod_labels:
+    description:
+      - Further labels of the cache's pods, for policies that ask for them, as a mapping or as JSON or YAML text.
+      - Those by which the pods are known can't be changed by it, which are C(kubecache.io/*),
+        C(app.kubernetes.io/name), C(app.kubernetes.io/component), C(app.kubernetes.io/managed-by) and those of the
+        DaemonSet's selector.
+    type: raw
+  pod_annotations:
+    description:
+      - Further annotations of the cache's pods, as a mapping or as JSON or YAML text.
+      - Those of O(daemonset_annotations) are on the DaemonSet alone.
+    type: raw
+  runtime_class_name:
+    description:
+      - RuntimeClass of the cache's pods, which has to exist. Where a class has a handler with images of its own, images
+        are only there for the pods that have this class, too.
     type: str
 """

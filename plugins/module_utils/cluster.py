@@ -52,6 +52,7 @@ RESOURCES = {
     "Namespace": Resource("", "v1", "namespaces", namespaced=False),
     "Node": Resource("", "v1", "nodes", namespaced=False),
     "PriorityClass": Resource("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False),
+    "RuntimeClass": Resource("node.k8s.io", "v1", "runtimeclasses", namespaced=False),
     "ClusterRole": Resource(_RBAC, "v1", "clusterroles", namespaced=False),
     "ClusterRoleBinding": Resource(_RBAC, "v1", "clusterrolebindings", namespaced=False),
     "ServiceAccount": Resource("", "v1", "serviceaccounts"),

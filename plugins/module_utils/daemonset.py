@@ -72,8 +72,9 @@ def build_daemonsets(
     }
     template: dict[str, Any] = {
         "metadata": {
-            "labels": {**labels, DAEMONSET: settings.daemonset_name, **match_labels},
-            "annotations": {BUILDER: str(BUILDER_NUMBER)},
+            # What the pods are known by comes last, so that no label of the user's can take its place.
+            "labels": {**settings.pod_labels, **labels, DAEMONSET: settings.daemonset_name, **match_labels},
+            "annotations": {**settings.pod_annotations, BUILDER: str(BUILDER_NUMBER)},
         },
         "spec": _pod_spec(settings, openshift),
     }
@@ -90,6 +91,18 @@ def build_daemonsets(
             },
         }
     ]
+
+
+def overruled_labels(settings: Settings, daemonset: Mapping[str, Any]) -> str:
+    """Which of ``pod_labels`` a DaemonSet's adopted selector does not leave room for, in one sentence; else empty."""
+    labels = daemonset["spec"]["template"]["metadata"]["labels"]
+    lost = [f"{key}={value}" for key, value in settings.pod_labels.items() if labels.get(key) != value]
+    if not lost:
+        return ""
+    return (
+        f"pod_labels {', '.join(lost)}: the selector of the DaemonSet {settings.daemonset_name}, which can't be "
+        "changed, has another value, which stays. Remedy: leave the label out, or choose another daemonset_name"
+    )
 
 
 def is_current(daemonset: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
@@ -173,6 +186,8 @@ def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if settings.priority_class_name:
         spec["priorityClassName"] = settings.priority_class_name
+    if settings.runtime_class_name:
+        spec["runtimeClassName"] = settings.runtime_class_name
     if settings.cache_service_account_name:
         spec["serviceAccountName"] = settings.cache_service_account_name
     return spec

@@ -49,7 +49,7 @@ _CLASSES = (
     ("runtime", r"signature"),
 )
 # Nobody but a person can mend these; the others may pass.
-PERMANENT = frozenset({"not_found", "unauthorized", "invalid_name", "no_platform"})
+PERMANENT = frozenset({"not_found", "unauthorized", "invalid_name", "no_platform", "other_digest"})
 REMEDIES = {
     "not_found": "correct the tag or the repository, or push the image",
     "unauthorized": "name a pull secret that may read the image with image_pull_secrets; the secret must be in the "
@@ -60,9 +60,13 @@ REMEDIES = {
     "no_space": "free space on the node's image file system, or cache fewer images there",
     "invalid_name": "correct the image reference",
     "no_platform": "choose an image for the nodes' architecture, or leave those nodes out with node_selector",
+    "other_digest": "if it is the right one, write the lock anew with the playbook plan and lock_update=true; else "
+    "push the locked image under this tag again, and remove the other one from the node",
     "runtime": "look at the message and at the container runtime's log on the node",
     "other": "look at the message",
 }
+# Not told by a kubelet: the image is there, and is not the one that the lock file has.
+OTHER_DIGEST = "other_digest"
 # What a kubelet says that spaces its pulls: no failure.
 NOT_ITS_TURN = "pull QPS exceeded"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import Events, read_events
 from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import (
+    OTHER_DIGEST,
     PERMANENT,
     REMEDIES,
     classify,
@@ -35,6 +36,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import (
     NO_POD,
     OLD_REVISION,
+    UNTOLD,
     Row,
     names_of,
     rows_of,
@@ -273,6 +275,7 @@ def assess(
     *,
     now: datetime | None = None,
     grace: Grace = Grace(),
+    locked: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """Judge one image set.
 
@@ -283,6 +286,7 @@ def assess(
     :param events: events of the pods and of the DaemonSet.
     :param now: the time to judge at.
     :param grace: how long things may take.
+    :param locked: reference -> the digests of which a node must have one, the first in sentences.
     """
     wanted = tuple(images)
     if daemonset is None:
@@ -307,7 +311,7 @@ def assess(
         for name in names
         for row in rows_of(references, name, by_node.get(name), documents.get(name), daemonset, told)
     ]
-    rows = _not_applicable(made, excused)
+    rows = _not_applicable([_compared(row, (locked or {}).get(row.image)) for row in made], excused)
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
     expected = (daemonset.get("status") or {}).get("desiredNumberScheduled", 0) if nodes is None else len(names)
@@ -401,6 +405,17 @@ def read_time(text: str | None) -> datetime | None:
     except ValueError:
         return None
     return read if read is None or read.tzinfo else read.replace(tzinfo=timezone.utc)
+
+
+def _compared(row: Row, digests: Sequence[str] | None) -> Row:
+    """An image is there only if it is the locked one; where nobody has told which it is, that is waited for."""
+    if not digests or row.state != "cached" or row.digest in digests:
+        return row
+    if row.digest is None:
+        message = "the node has not told yet which image it has under this name, and the lock asks for one"
+        return row._replace(state="waiting", held=False, reason=UNTOLD, message=message)
+    message = f"the node has {row.digest}, and the lock {digests[0]}"
+    return row._replace(state="failed", class_=OTHER_DIGEST, held=False, reason="OtherDigest", message=message)
 
 
 def _not_applicable(rows: Sequence[Row], excused: Mapping[str, str]) -> tuple[Row, ...]:
@@ -542,8 +557,9 @@ def failure_sentences(rows: Iterable[Row]) -> list[str]:
         nodes = [row.node for row in found]
         said = " ".join((found[0].message or found[0].reason or "nothing").split())
         shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        words = f"{said[:1].upper()}{said[1:]}" if class_ == OTHER_DIGEST else f"The kubelet says: {said}"
         sentences.append(
             f"{name} ({image}) failed on {_nodes(len(nodes))} ({shown}): {class_}. "
-            f"The kubelet says: {said.rstrip('.')}. Remedy: {REMEDIES[class_]}."
+            f"{words.rstrip('.')}. Remedy: {REMEDIES[class_]}."
         )
     return sentences

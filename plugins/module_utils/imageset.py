@@ -9,13 +9,17 @@ The modules and the controller share these steps; the decision between them is `
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets, builder_number
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
+    build_daemonsets,
+    builder_number,
+    overruled_labels,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
@@ -51,6 +55,7 @@ _GONE_PAUSE = 0.2
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
 _UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
+Locked = Mapping[str, Sequence[str]]  # Reference -> digests, as Lock.digests.
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,14 @@ def is_openshift(cluster: Cluster) -> bool:
     return True
 
 
-def observe(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *, read_nodes: bool = True) -> Observed:
+def observe(
+    cluster: Cluster,
+    settings: Settings,
+    live: dict[str, Any] | None,
+    *,
+    read_nodes: bool = True,
+    locked: Locked | None = None,
+) -> Observed:
     """Read what tells of the set and judge it; nodes that may not be read are inferred from the pods."""
     if live is None:
         return Observed(None, (), assess(settings.images, None, [], [] if read_nodes else None))
@@ -191,24 +203,33 @@ def observe(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *
     pods = [kept for pod in _pods(cluster, live) if (kept := slim(pod))]
     events = _events(cluster, live["metadata"]["namespace"], {_uid(live), *map(_uid, pods)})
     nodes = _nodes(cluster, share) if read_nodes else None
-    return Observed(live, pods, assess(settings.images, live, pods, nodes, events, grace=Grace.of(settings)))
+    report = assess(settings.images, live, pods, nodes, events, grace=Grace.of(settings), locked=locked)
+    return Observed(live, pods, report)
 
 
-def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True) -> Report:
-    """The truth about one set as it is now, with how far a roll has come."""
+def look(cluster: Cluster, settings: Settings, *, read_nodes: bool = True, locked: Locked | None = None) -> Report:
+    """The truth about one set as it is now, with how far a roll has come; ``locked`` as of ``assess``."""
     return look_at(
         cluster,
         settings,
         cluster.get("DaemonSet", settings.daemonset_name, settings.namespace),
         read_nodes=read_nodes,
+        locked=locked,
     )
 
 
-def look_at(cluster: Cluster, settings: Settings, live: dict[str, Any] | None, *, read_nodes: bool = True) -> Report:
+def look_at(
+    cluster: Cluster,
+    settings: Settings,
+    live: dict[str, Any] | None,
+    *,
+    read_nodes: bool = True,
+    locked: Locked | None = None,
+) -> Report:
     """The truth about this DaemonSet; if somebody else made it, also about images that only it has."""
     if live is not None and not is_ours(live):
         settings = replace(settings, images=(*settings.images, *_others(settings, live)))
-    observed = observe(cluster, settings, live, read_nodes=read_nodes)
+    observed = observe(cluster, settings, live, read_nodes=read_nodes, locked=locked)
     if live is None or live["metadata"].get("deletionTimestamp"):
         return observed.report
     step = next_step(live, observed.pods, observed.report, settings.max_unavailable, now())
@@ -280,7 +301,8 @@ def keep(
     if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
         decision = replace(decision, action="none")
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
-    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment))
+    overruled = overruled_labels(settings, desired)
+    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment), overruled)
     return decision, change, tuple(sentence for sentence in told if sentence)
 
 

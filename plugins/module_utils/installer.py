@@ -268,6 +268,11 @@ def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
     return replace(wanted, settings=settings)
 
 
+def classes_made(plan: Plan, choices: Choices) -> tuple[str, ...]:
+    """The PriorityClasses that :func:`install` makes if it may."""
+    return (objects.PRIORITY_CLASS_NAME,) if _wants_priority_class(plan.sets, choices) else ()
+
+
 def sets_to_be(plan: Plan, choices: Choices) -> list[Settings]:
     """The settings of all sets as :func:`install` will write them if it may do all that it tries."""
     return [wanted.settings for wanted in _sets_to_be(plan, choices)]

@@ -15,6 +15,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    Locked,
     config_maps,
     keep,
     our_daemonsets,
@@ -25,6 +26,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
     Reading,
+    Settings,
     from_config_map,
     require,
 )
@@ -149,11 +151,20 @@ def remove_left(cluster: Cluster, namespace: str, leaving: Collection[str], *, d
     return changes
 
 
-def look(cluster: Cluster, member: Member, *, read_nodes: bool) -> Report:
-    """How the images of a set are now."""
+def look(cluster: Cluster, member: Member, *, read_nodes: bool, locked: Locked | None = None) -> Report:
+    """How the images of a set are now; ``locked`` as of ``assess``."""
     if member.reading.settings is None:
         return Report("InvalidSettings", tuple(str(problem) for problem in member.reading.problems))
-    return imageset.look(cluster, member.reading.settings, read_nodes=read_nodes)
+    return imageset.look(cluster, member.reading.settings, read_nodes=read_nodes, locked=locked)
+
+
+def lockable(members: Iterable[Member]) -> list[tuple[str, Settings]]:
+    """Title and settings of each set whose settings can be read, as a lock names its images."""
+    return [
+        (m.group or (m.title and m.image_set.config_map_name), settings)
+        for m in members
+        if (settings := m.reading.settings)
+    ]
 
 
 def _concluded(kept: Kept, report: Report) -> Report:

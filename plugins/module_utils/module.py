@@ -30,6 +30,8 @@ _STRUCTURED = (
     "affinity",
     "tolerations",
     "image_pull_secrets",
+    "pod_labels",
+    "pod_annotations",
 )
 NAMESPACE = "k8s-image-puller"
 NAME_ARGUMENTS: dict[str, Any] = {

@@ -55,6 +55,9 @@ _DESCRIPTIONS = {
     "PROGRESS_GRACE_SECONDS": "Seconds for which images may be on their way without any progress",
     "PRIORITY_CLASS": "PriorityClass of the cache's pods, which must be there; empty: none",
     "CACHE_SERVICE_ACCOUNT": "ServiceAccount of the cache's pods, which must be there; empty: default",
+    "POD_LABELS": "Further labels of the cache's pods, a JSON object; empty: none",
+    "POD_ANNOTATIONS": "Further annotations of the cache's pods, a JSON object; empty: none",
+    "RUNTIME_CLASS": "RuntimeClass of the cache's pods, which must be there; empty: none",
 }
 # What nothing works without. An empty value is refused before anything is applied.
 _REQUIRED = ("SERVICEACCOUNT_NAME", "CONFIG_MAP_NAME", "DEPLOYMENT_NAME", "IMAGE", "IMAGE_TAG", "IMAGES", "NAMESPACE")

@@ -34,6 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import CACHE, RENEW, Lock, drift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
     show_bytes,
@@ -45,7 +46,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
     toleration_for,
     untolerated,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Problem, Settings
 
 # How much larger an image is on a node than the sum of its compressed layers. An estimate: 2.8 is what a Debian root
 # file system with Python has. A runtime keeps the compressed layers, too, so that a node needs 3.8 times their size.
@@ -83,6 +84,7 @@ class Admission:
 class Survey:
     """What was read. None (or a missing key) stands for what could not be; ``unread`` says why, in sentences.
 
+    ``classes``: (kind, name) -> the class that pods are to have, None where there is none;
     ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
     of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``answers``: image ->
     what its registry said; ``disk``: node -> (free, all) bytes of its image file system.
@@ -98,6 +100,7 @@ class Survey:
     answers: Mapping[str, Facts | RegistryError] = field(default_factory=dict)
     disk: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     admission: Admission | None = None
+    classes: Mapping[tuple[str, str], Mapping[str, Any] | None] = field(default_factory=dict)
     unread: Sequence[str] = ()
 
 
@@ -131,6 +134,7 @@ class _Node:
     free: Mapping[str, Decimal | None]
     disk_need: int | None
     disk_free: int | None
+    labels: Mapping[str, str]
 
     def short(self) -> dict[str, Decimal]:
         """Resource -> how much of it is missing."""
@@ -150,13 +154,16 @@ def plan(
     *,
     others: Sequence[Mapping[str, Any]] = (),
     images: Mapping[str, str] | None = None,
+    lock: Lock | None = None,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """What the sets cost, and what stands against them; the shape is the same whatever is known.
 
     :param others: specs of further pods that the installation makes, as the controller's.
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
+    :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
     """
-    made = [_Set(s, d["spec"]["template"]["spec"]) for s in sets for d in build_daemonsets(s)]
+    made = [_Set(s, _with_overhead(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
     nodes, skipped = _nodes(made, survey)
     counts = [sum(one in node.sets for node in nodes) for one in made]
     wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
@@ -170,6 +177,10 @@ def plan(
         *_about_images(rows),
         *_about_platforms(rows, nodes, survey),
         *_about_secrets(survey, rows),
+        *(_Finding("error", "classes", sentence) for sentence in missing_classes(survey.classes)),
+        *_about_runtime(survey, nodes),
+        *(_Finding("error", "lock", str(problem).rstrip(".")) for problem in problems),
+        *(_about_lock(lock, rows, nodes) if lock else ()),
         *_about_consumers(rows, survey),
         *_about_admission(survey),
         *(_Finding("note", "unread", sentence) for sentence in survey.unread),
@@ -234,7 +245,8 @@ def _node(
     for resource, amount in _ROOM.items():
         known = taken is not None and resource in allocatable
         free[resource] = parse_quantity(str(allocatable[resource])) - getattr(taken, amount) if known else None
-    return _Node(name, platform, sets, sum((s.cost for s in sets), Cost()), free, disks[key], _disk_free(node, survey))
+    need, labels = sum((s.cost for s in sets), Cost()), _labels(node)
+    return _Node(name, platform, sets, need, free, disks[key], _disk_free(node, survey), labels)
 
 
 def platform_of(node: Mapping[str, Any]) -> str:
@@ -474,6 +486,51 @@ def _labels(obj: Mapping[str, Any] | None) -> dict[str, str]:
     return found
 
 
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def missing_classes(classes: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> list[str]:
+    """What the API server would refuse pods for, a sentence for each class that is not there."""
+    options = {
+        "PriorityClass": "priority_class_name or deployment_priority_class_name",
+        "RuntimeClass": "runtime_class_name",
+    }
+    return [
+        f"the {kind} {name} does not exist, and pods with it are refused. Remedy: create it, or correct {options[kind]}"
+        for (kind, name), found in classes.items()
+        if found is None
+    ]
+
+
+def _with_overhead(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    """The pod as admission makes it, which adds what its runtime takes for itself."""
+    overhead = (_runtime_class(spec, survey).get("overhead") or {}).get("podFixed")
+    return {**spec, "overhead": overhead} if overhead else spec
+
+
+def _runtime_class(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    return survey.classes.get(("RuntimeClass", spec.get("runtimeClassName", ""))) or {}
+
+
+def _about_runtime(survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    """Admission narrows pods to their runtime's nodes, of which the DaemonSet controller does not know."""
+    without: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        for one in node.sets:
+            wanted = (_runtime_class(one.spec, survey).get("scheduling") or {}).get("nodeSelector") or {}
+            if any(node.labels.get(key) != value for key, value in wanted.items()):
+                name = str(one.spec["runtimeClassName"])
+                without.setdefault((name, json.dumps(wanted, sort_keys=True)), []).append(node.name)
+    for (name, selector), names in without.items():
+        yield _Finding(
+            "warning",
+            "classes",
+            f"the RuntimeClass {name} is for nodes with {selector} only, and {_count(len(names), 'node')} "
+            f"({_some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
+            "Remedy: set node_selector to it, too",
+        )
+
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
@@ -622,6 +679,25 @@ def _kubelet_version(node: Mapping[str, Any]) -> tuple[int, int]:
     info = (node.get("status") or {}).get("nodeInfo") or {}
     match = re.match(r"v(\d+)\.(\d+)", str(info.get("kubeletVersion")))
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+# --- the lock --------------------------------------------------------------------------------------------------------
+
+
+def _about_lock(lock: Lock, rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    for moved in drift(lock, {row["image"]: row["digest"] for row in rows}):
+        if moved["found"]:  # Of the others it is said already why they are unknown.
+            yield _Finding("warning", "lock", moved["message"])
+    for entry in lock.images:
+        needed = {n.platform for n in nodes if entry.image in _references(n.sets) and not n.platform.endswith("/?")}
+        if entry.use == CACHE and entry.platforms and needed and not needed & entry.platforms.keys():
+            yield _Finding(
+                "error",
+                "lock",
+                f"lock {lock.path!r}: the image {entry.name} ({entry.image}) is locked for "
+                f"{', '.join(entry.platforms)}, and its nodes need {', '.join(sorted(needed))}. Remedy: {RENEW}, or "
+                "leave these nodes out with node_selector",
+            )
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

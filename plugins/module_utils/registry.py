@@ -79,7 +79,7 @@ class Facts:
     ``digest`` is what the reference stands for (an index where there is one); ``platforms`` as ``os/architecture``,
     empty where the image does not say; ``layers`` for each platform that was asked for and is there (under "" where
     the image does not say); ``source`` the host that answered; ``login`` where the login was written that it took, ""
-    for none; ``private`` whether it is refused without.
+    for none; ``private`` whether it is refused without; ``manifests``: platform -> the digest of the image for it.
     """
 
     digest: str
@@ -88,6 +88,7 @@ class Facts:
     source: str
     login: str = ""
     private: bool = False
+    manifests: Mapping[str, str] = field(default_factory=dict)
 
     def layers_for(self, platform: str) -> tuple[Layer, ...] | None:
         """The layers that a node of this platform fetches; None where the image does not exist for it."""
@@ -266,13 +267,13 @@ class Registries:
         with _well_formed(place):
             if "manifests" not in manifest:
                 platform = self._platform(place, manifest)
-                layers = {platform: _layers(manifest)}
-                return Facts(digest, (platform,) if platform else (), layers, place.host, login, private)
+                layers, manifests = {platform: _layers(manifest)}, {platform: digest} if platform else {}
+                return Facts(digest, tuple(manifests), layers, place.host, login, private, manifests)
             digests = _by_platform(manifest)
             layers = {}
             for platform in digests.keys() & set(wanted):
                 layers[platform] = _layers(self._manifest(place, digests[platform])[0])
-            return Facts(digest, tuple(digests), layers, place.host, login, private)
+            return Facts(digest, tuple(digests), layers, place.host, login, private, digests)
 
     def _manifest(self, place: _Place, version: str) -> tuple[dict[str, Any], str]:
         """A manifest or index, and its digest, which is true: that of a tag is computed and compared, too."""

@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -37,6 +37,15 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+# Labels of the cache's pods by which we, and the DaemonSet controller, know them; besides kubecache.io/*.
+OUR_LABELS = frozenset(
+    {
+        *(f"app.kubernetes.io/{name}" for name in ("name", "managed-by", "component")),
+        *("controller-revision-hash", "pod-template-generation"),
+    }
+)
+# The annotations with which older API servers take a pod's confinement away.
+_PROFILES = ("container.apparmor.security.beta.kubernetes.io/", "seccomp.security.alpha.kubernetes.io/")
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,9 @@ class Settings:
     progress_grace: str = "600"
     priority_class_name: str = ""
     cache_service_account_name: str = ""
+    pod_labels: dict[str, str] = field(default_factory=dict)
+    pod_annotations: dict[str, str] = field(default_factory=dict)
+    runtime_class_name: str = ""
 
 
 DEFAULT_IMAGES = (
@@ -462,14 +474,40 @@ def _annotations(read: _Reader) -> dict[str, str]:
     return _text_mapping(read, '{"example.com/team": "platform"}')
 
 
-def _node_selector(read: _Reader) -> dict[str, str]:
-    value = _text_mapping(read, '{"disktype": "ssd"}')
+def _labels(read: _Reader, example: str) -> dict[str, str]:
+    value = _text_mapping(read, example)
     for key, text in value.items():
         if not _LABEL_VALUE.fullmatch(text):
             read.refuse(
                 f"{text!r} is no value of a label ({key})",
                 "use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
             )
+    return value
+
+
+def _refuse_ours(read: _Reader, keys: Iterable[str], reserved: Collection[str], what: str) -> None:
+    for key in keys:
+        if key in reserved or key.startswith("kubecache.io/"):
+            read.refuse(f"{key} is {what} that the cache's pods have for another purpose", "leave it out")
+
+
+def _pod_labels(read: _Reader) -> dict[str, str]:
+    value = _labels(read, '{"cost-center": "4711"}')
+    _refuse_ours(read, value, OUR_LABELS, "a label")
+    return value
+
+
+def _pod_annotations(read: _Reader) -> dict[str, str]:
+    value = _text_mapping(read, '{"sidecar.istio.io/inject": "false"}')
+    _refuse_ours(read, value, (), "an annotation")
+    for key, text in value.items():
+        if key.startswith(_PROFILES) and text == "unconfined":
+            read.refuse(f"{key} would take a protection from the pods that Pod Security asks for", "leave it out")
+    return value
+
+
+def _node_selector(read: _Reader) -> dict[str, str]:
+    value = _labels(read, '{"disktype": "ssd"}')
     if value.get("kubernetes.io/os", "linux") != "linux":
         read.refuse("the cache runs on Linux nodes only", 'leave "kubernetes.io/os" out, or write "linux"')
     return value
@@ -667,6 +705,10 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def _json_or_nothing(value: object) -> str:
+    return _json(value) if value else ""
+
+
 FIELDS = (
     Field("images", "IMAGES", _images, format_images),
     Field("namespace", "NAMESPACE", _namespace),
@@ -687,6 +729,9 @@ FIELDS = (
     Field("progress_grace", "PROGRESS_GRACE_SECONDS", _seconds, optional=True),
     Field("priority_class_name", "PRIORITY_CLASS", _object_name, optional=True),
     Field("cache_service_account_name", "CACHE_SERVICE_ACCOUNT", _object_name, optional=True),
+    Field("pod_labels", "POD_LABELS", _pod_labels, _json_or_nothing, optional=True),
+    Field("pod_annotations", "POD_ANNOTATIONS", _pod_annotations, _json_or_nothing, optional=True),
+    Field("runtime_class_name", "RUNTIME_CLASS", _object_name, optional=True),
 )
 DEFAULTS = {f.name: getattr(Settings(DEFAULT_IMAGES), f.name) for f in fields(Settings)}
 

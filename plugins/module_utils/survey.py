@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +25,21 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
     Survey,
+    missing_classes,
     plan,
     platform_of,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Access, Registries
+from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
+    Access,
+    Facts,
+    Registries,
+    RegistryError,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     InvalidSettings,
@@ -61,18 +69,55 @@ def preflight(
     options: Mapping[str, Any],
     *,
     deployment: Mapping[str, Any] | None = None,
+    made: Collection[str] = (),
+    lock: Lock | None = None,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """The plan (see preflight.py) of these sets of one namespace; nothing is written.
 
     :param options: those of REGISTRY_ARGUMENTS.
     :param deployment: the controller's Deployment, where the installation has one.
+    :param made: PriorityClasses that the installation makes.
+    :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
     """
     access = read_access(options)
     pods = [deployment["spec"]["template"]["spec"]] if deployment else []
     images = {"controller": str(pods[0]["containers"][0]["image"])} if pods else {}
     name = deployment["metadata"]["name"] if deployment else ""
     found = look(cluster, sets, access, images=images.values(), deployment=name)
-    return plan(sets, found, others=pods, images=images)
+    found = replace(found, classes=read_classes(cluster, sets, deployment, made))
+    return plan(sets, found, others=pods, images=images, lock=lock, problems=problems)
+
+
+def read_classes(
+    cluster: Cluster, sets: Iterable[Settings], deployment: Mapping[str, Any] | None, made: Collection[str] = ()
+) -> dict[tuple[str, str], dict[str, Any] | None]:
+    """(kind, name) -> the classes that the pods name, None for one that is not there; without what may not be read.
+
+    :param made: PriorityClasses that the installation makes.
+    """
+    sets = list(sets)
+    pod = deployment["spec"]["template"]["spec"] if deployment else {}
+    names = [("PriorityClass", name) for name in (*(s.priority_class_name for s in sets), pod.get("priorityClassName"))]
+    names += [("RuntimeClass", one.runtime_class_name) for one in sets]
+    found: dict[tuple[str, str], dict[str, Any] | None] = {}
+    for kind, name in dict.fromkeys(names):
+        if not name or name in made:
+            continue
+        try:
+            found[kind, name] = cluster.get(kind, name)
+        except ApiError as error:
+            if not error.forbidden:
+                raise
+    return found
+
+
+def require_classes(
+    cluster: Cluster, sets: Iterable[Settings], deployment: Mapping[str, Any] | None, made: Collection[str] = ()
+) -> None:
+    """RuntimeError, before anything is changed, where a class that the pods name is known not to be there."""
+    if missing := missing_classes(read_classes(cluster, sets, deployment, made)):
+        raise RuntimeError(f"Nothing was changed: {'; '.join(missing)}")
 
 
 def warnings_of(found: Mapping[str, Any]) -> list[str]:
@@ -153,9 +198,7 @@ def look(
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
     daemonsets = {settings.daemonset_name for settings in sets}
     taken, own = reader.pods(daemonsets, deployment)
-    secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
-    logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
-    registries = Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
+    secrets, registries = _registries(reader, sets, access, namespace)
     wanted = [image.image for one in sets for image in one.images] + [one.helper_image for one in sets] + list(images)
     platforms = {platform_of(node) for node in chosen or ()} or _ASKED
     return Survey(
@@ -171,6 +214,37 @@ def look(
         admission=reader.admission(specs[0], sets[0], namespace) if is_openshift(cluster) else None,
         unread=tuple(reader.unread),
     )
+
+
+def ask_registries(
+    cluster: Cluster,
+    sets: Sequence[Settings],
+    options: Mapping[str, Any],
+    images: Iterable[str],
+    *,
+    sizes: bool = False,
+) -> dict[str, Facts | RegistryError]:
+    """What registries say of images, asked as for the plan: with the pull secrets of the sets, and as options say.
+
+    :param options: those of REGISTRY_ARGUMENTS.
+    :param sizes: ask for the layers on the nodes' platforms, too.
+    """
+    access = read_access(options)
+    if not sets:
+        return {}
+    reader = _Reader(cluster, sets[0].namespace)
+    platforms: Collection[str] = ()
+    if sizes:
+        platforms = {platform_of(node) for node in reader.listed("Node", None) or ()} or _ASKED
+    return _registries(reader, sets, access, {})[1].facts_of_all(images, platforms)
+
+
+def _registries(
+    reader: _Reader, sets: Sequence[Settings], access: Access, namespace: Mapping[str, Any] | None
+) -> tuple[list[PullSecret], Registries]:
+    secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
+    logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
+    return secrets, Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
 
 
 class _Reader:

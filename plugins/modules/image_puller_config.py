@@ -19,6 +19,8 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
   - kubecache.image_puller.settings.registry
+  - kubecache.image_puller.settings.lock
+  - kubecache.image_puller.settings.lock_update
 options:
   state:
     description:
@@ -55,6 +57,13 @@ EXAMPLES = r"""
       theia: registry.example.com/team/theia:2.1
     node_selector:
       node-role.kubernetes.io/worker: ""
+
+- name: Write down what the images are now, and keep the ConfigMap
+  kubecache.image_puller.image_puller_config:
+    images:
+      java11: registry.example.com/team/java11:2.1
+    lock: /srv/puller.lock.yml
+    lock_update: true
 """
 
 RETURN = r"""
@@ -133,6 +142,13 @@ plan:
       description: On OpenShift, the SecurityContextConstraints that would admit the pods.
       type: str
       sample: restricted-v2
+lock:
+  description:
+    - The file O(lock), what was done to it or in check mode would be (C(action), V(none), V(created) or V(patched)),
+      and its text.
+  returned: with O(lock) and O(state=present)
+  type: dict
+  sample: {"path": "/srv/puller.lock.yml", "action": "none", "text": "version: 1"}
 notes:
   description: Sentences about the settings which are no problems.
   returned: always
@@ -154,6 +170,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
     merge_options,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, installed_config_maps
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import LOCK_ARGUMENTS, open_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
@@ -174,6 +191,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
     REGISTRY_ARGUMENTS,
     preflight,
+    require_classes,
     warnings_of,
 )
 
@@ -185,7 +203,13 @@ ARGUMENTS: dict[str, Any] = {
 
 def main() -> None:
     module = make_module(
-        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, ARGUMENTS
+        NAME_ARGUMENTS,
+        DEPLOYMENT_ARGUMENT,
+        SETS_ARGUMENT,
+        SETTINGS_ARGUMENTS,
+        REGISTRY_ARGUMENTS,
+        LOCK_ARGUMENTS,
+        ARGUMENTS,
     )
     params = module.params
     image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
@@ -198,18 +222,25 @@ def main() -> None:
         given = given_settings(module)
         reading = merge_options(keep_names(given, live), live, f"{namespace}/{name}")
         settings = require(reading)
-        plan = preflight(cluster, [settings], params) if params["preflight"] else None
+        lock = open_lock(cluster, [(group_of(live or {}), settings)], params, whole=False)
+        if lock:
+            lock.require()
+        plan = preflight(cluster, [settings], params, lock=lock.lock if lock else None) if params["preflight"] else None
+        require_classes(cluster, [settings], None)
         installation = objects.Installation(deployment_name=image_set.deployment_name)
         wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings, kept_options(given, live)))
+        if lock:
+            lock.write(module.check_mode)
         change = cluster.keep(wanted, live, dry_run=module.check_mode)
         return {
-            "changed": change.changed,
+            "changed": change.changed or bool(lock and lock.action != "none"),
             "settings": to_options(settings),
             "cost": cost_per_node(settings),
             "notes": list(reading.notes),
             "warnings": [*change.notes, *(warnings_of(plan) if plan else ())],
-            "diff": diff_of([change]),
+            "diff": [*diff_of([change]), *(lock.diff() if lock else ())],
             **({"plan": plan} if plan else {}),
+            **({"lock": lock.as_dict()} if lock else {}),
         }
 
     def absent(cluster: Cluster) -> dict[str, Any]:

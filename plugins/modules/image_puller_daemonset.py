@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
+  - kubecache.image_puller.settings.lock
 options:
   state:
     description:
@@ -272,11 +273,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     Member,
     errors_of,
     keep_sets,
+    lockable,
     look,
     read_members,
     result_of,
     titled,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import LOCK_ARGUMENT, misfits, read_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
     DEPLOYMENT_ARGUMENT,
     NAME_ARGUMENTS,
@@ -325,6 +328,7 @@ def main() -> None:
         DEPLOYMENT_ARGUMENT,
         SETS_ARGUMENT,
         SETTINGS_ARGUMENTS,
+        LOCK_ARGUMENT,
         ARGUMENTS,
         mutually_exclusive=[("settings", "images")],
     )
@@ -337,6 +341,8 @@ def main() -> None:
 def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dict[str, Any]:
     params, several = module.params, module.params["sets"] == "all"
     policy = read_policy(params["wait_for"], params["min_nodes"], params["wait_timeout"])
+    lock = read_lock(params["lock"]) if params["lock"] else None
+    locked = lock.digests if lock else None
     members = _members(cluster, module, image_set)
     policy.require_images_of(member.reading.settings for member in members)
     kept = keep_sets(
@@ -351,10 +357,12 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
     def result(reports: list[Report]) -> dict[str, Any]:
         told = result_of(kept, reports, several=several)
         notes = [titled(member, note) for member in members for note in member.reading.notes]
+        told["warnings"] += misfits(lock, lockable(members), whole=several) if lock else []
         return {**told, "notes": notes, "diff": diff_of(change for each in kept for change in each.changes)}
 
     observers = {
-        member.title: functools.partial(look, cluster, member, read_nodes=params["read_nodes"]) for member in members
+        member.title: functools.partial(look, cluster, member, read_nodes=params["read_nodes"], locked=locked)
+        for member in members
     }
     if why := errors_of(kept):
         raise Failure(RuntimeError(why), result([observe() for observe in observers.values()]))

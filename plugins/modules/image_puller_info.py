@@ -21,6 +21,8 @@ extends_documentation_fragment:
   - kubecache.image_puller.kubernetes
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
+  - kubecache.image_puller.settings.lock
+  - kubecache.image_puller.settings.registry
 options:
   sets:
     description:
@@ -253,6 +255,14 @@ settings:
   returned: with O(sets=one)
   type: dict
   sample: {"images": [{"name": "java11", "image": "registry.example.com/team/java11:2.1"}]}
+drift:
+  description:
+    - Sentences about what is otherwise than O(lock) has it. These are tags that stand for another digest in their
+      registry now, what could not be asked, and where the list is not that of the lock.
+  returned: with O(lock)
+  type: list
+  elements: str
+  sample: []
 problems:
   description: What is wrong with the settings of the ConfigMap.
   returned: with O(sets=one)
@@ -276,10 +286,16 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
     Member,
+    lockable,
     names_of,
     read_members,
     titled,
     total,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import (
+    LOCK_ARGUMENT,
+    read_lock,
+    told_by_registries,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import in_short
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
@@ -290,6 +306,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import DEFAULTS, Reading, to_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import REGISTRY_ARGUMENTS
 
 ARGUMENTS: dict[str, Any] = {
     "daemonset_name": {"type": "str"},
@@ -300,15 +317,19 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, ARGUMENTS)
+    module = make_module(
+        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETS_ARGUMENT, REGISTRY_ARGUMENTS, LOCK_ARGUMENT, ARGUMENTS
+    )
     params = module.params
     image_set = ImageSet(params["namespace"], params["config_map_name"], params["deployment_name"])
 
     def work(cluster: Cluster) -> dict[str, Any]:
         if params["daemonset_name"] and params["sets"] == "all":
             raise RuntimeError("daemonset_name is that of one set. Leave it or sets=all out")
+        lock = read_lock(params["lock"]) if params["lock"] else None
         members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
-        reports = [_look(cluster, member, params) for member in members]
+        reports = [_look(cluster, member, params, lock.digests if lock else None) for member in members]
+        drift = {"drift": told_by_registries(cluster, lock, lockable(members), params)} if lock else {}
         told = [
             _told(member, in_short(report) if params["matrix"] else report.as_dict(params["details"], len(members)))
             for member, report in zip(members, reports, strict=True)
@@ -318,7 +339,7 @@ def main() -> None:
             for member, report in zip(members, told, strict=True)
         ]
         if params["sets"] == "one":
-            return {"changed": False, "server": cluster.server, **told[0], "sets": sets}
+            return {"changed": False, "server": cluster.server, **told[0], "sets": sets, **drift}
         return {
             "changed": False,
             "server": cluster.server,
@@ -327,17 +348,18 @@ def main() -> None:
                 titled(member, why) for member, report in zip(members, told, strict=True) for why in report["reasons"]
             ],
             "sets": [{**set_, "report": report} for set_, report in zip(sets, told, strict=True)],
+            **drift,
         }
 
     run(module, work)
 
 
-def _look(cluster: Cluster, member: Member, params: Mapping[str, Any]) -> Report:
+def _look(cluster: Cluster, member: Member, params: Mapping[str, Any], locked: imageset.Locked | None) -> Report:
     """The report of a set; where its settings can't be used, of the DaemonSet that it has all the same."""
     settings, name, read_nodes = member.reading.settings, params["daemonset_name"], params["read_nodes"]
     if settings:
         named = replace(settings, daemonset_name=name or settings.daemonset_name)
-        return imageset.look(cluster, named, read_nodes=read_nodes)
+        return imageset.look(cluster, named, read_nodes=read_nodes, locked=locked)
     live = imageset.find_daemonset(cluster, member.image_set, name or DEFAULTS["daemonset_name"])
     problems = tuple(_problems(member))
     if live is None:

@@ -25,6 +25,8 @@ extends_documentation_fragment:
   - kubecache.image_puller.settings.names
   - kubecache.image_puller.settings.deployment
   - kubecache.image_puller.settings.registry
+  - kubecache.image_puller.settings.lock
+  - kubecache.image_puller.settings.lock_update
 options:
   state:
     description:
@@ -304,6 +306,13 @@ notes:
   type: list
   elements: str
   sample: []
+lock:
+  description:
+    - The file O(lock), what was done to it or in check mode would be (C(action), V(none), V(created) or V(patched)),
+      and its text.
+  returned: with O(lock) and O(state=present)
+  type: dict
+  sample: {"path": "/srv/puller.lock.yml", "action": "created", "text": "version: 1"}
 plan:
   description:
     - What the set costs, what its registries say, and what stands against it. Nothing of it is changed by looking.
@@ -366,6 +375,7 @@ left:
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +386,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    Locked,
     config_maps,
     is_openshift,
 )
@@ -390,6 +401,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
+    classes_made,
     find_project,
     install,
     rendered,
@@ -401,10 +413,17 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     Member,
     errors_of,
     keep_sets,
+    lockable,
     look,
     members_of,
     remove_left,
     result_of,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import (
+    LOCK_ARGUMENTS,
+    LockFile,
+    compare,
+    open_lock,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, METHODS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
@@ -431,6 +450,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.survey impo
     REGISTRY_ARGUMENTS,
     preflight,
     refusal,
+    require_classes,
     warnings_of,
 )
 
@@ -463,7 +483,9 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
-    module = make_module(NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, ARGUMENTS)
+    module = make_module(
+        NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, LOCK_ARGUMENTS, ARGUMENTS
+    )
     params = module.params
 
     def work(cluster: Cluster) -> dict[str, Any]:
@@ -504,6 +526,11 @@ def _render(module: AnsibleModule, installation: Installation) -> dict[str, Any]
         raise RuntimeError("render writes the objects of an installation. Leave it out, or let state be present")
     plan = read_plan(given_settings(module), params["groups"], installation.config_map_name)
     made = rendered(installation, plan, _choices(params))
+    if params["lock_update"]:
+        raise RuntimeError("lock_update asks registries, and render asks nobody. Leave one of them out")
+    if params["lock"]:
+        sets = [(wanted.group, wanted.settings) for wanted in plan.sets]
+        compare(params["lock"], sets, installation.image if params["controller"] else "").require()
     try:
         changes = write(Path(params["render"]), to_files(made), dry_run=module.check_mode)
     except (OSError, UnicodeDecodeError) as error:
@@ -531,57 +558,81 @@ def _present(
         kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
         sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
         deployment = controller(installation, plan.required())[-1] if choices.controller else None
-        _look_ahead(cluster, sets, deployment, params, outcome)
+        members = members_of(image_set, live, plan.sets, plan.leaving)
+        lock = open_lock(cluster, lockable(members), params, controller=installation.image if deployment else "")
+        if lock and params["preflight"] != "report":
+            lock.require()
+        ahead = _Ahead(sets, deployment, classes_made(plan, choices), lock)
+        _look_ahead(cluster, ahead, params, outcome)
+        if lock:
+            told["lock"] = lock.as_dict()
+            lock.write(module.check_mode)
         install(cluster, installation, plan, choices, outcome, live, dry_run=module.check_mode)
         if params["daemonset"]:
             members = members_of(image_set, live, outcome.sets, plan.leaving)
-            told["daemonset"], why = _keep_daemonsets(
-                cluster, module, members, installation.openshift, plan.leaving, outcome
-            )
+            locked = lock.lock.digests if lock else None
+            told["daemonset"], why = _keep_daemonsets(cluster, module, members, plan.leaving, locked, outcome)
             if why:
                 raise RuntimeError(why)
         if params["wait"] and params["controller"] and not module.check_mode:
             wait_for_controller(cluster, installation, image_set.namespace, params["wait_timeout"])
     except (InvalidSettings, ApiError, RuntimeError) as error:
         raise Failure(error, {**_result_of_present(outcome, plan), **told}) from error
-    return {**_result_of_present(outcome, plan), **told, "notes": [*plan.notes, *outcome.notes]}
+    result = {**_result_of_present(outcome, plan), **told, "notes": [*plan.notes, *outcome.notes]}
+    if lock:
+        result = {
+            **result,
+            "changed": result["changed"] or lock.action != "none",
+            "diff": [*result["diff"], *lock.diff()],
+        }
+    return result
 
 
-def _look_ahead(
-    cluster: Cluster,
-    sets: Sequence[Settings],
-    deployment: Mapping[str, Any] | None,
-    params: Mapping[str, Any],
-    outcome: Outcome,
-) -> None:
-    """What the installation costs and what stands against it; RuntimeError if that is to be heeded.
-
-    :param sets: those that are asked for; where only groups stay that are there, these.
+@dataclass(frozen=True)
+class _Ahead:
+    """What there is to look at: ``sets`` that are asked for, or, where only groups stay that are there, these;
+    ``made``: PriorityClasses that the installation makes.
     """
-    mode = params["preflight"]
-    if mode == "off" or not sets:
-        return
-    outcome.plan = preflight(cluster, sets, params, deployment=deployment)
-    if mode == "warn":
-        outcome.warnings += warnings_of(outcome.plan)
-    if mode == "enforce" and outcome.plan["verdict"] == "Blocked":
-        raise RuntimeError(refusal(outcome.plan))
+
+    sets: Sequence[Settings]
+    deployment: Mapping[str, Any] | None
+    made: Collection[str]
+    lock: LockFile | None
+
+
+def _look_ahead(cluster: Cluster, ahead: _Ahead, params: Mapping[str, Any], outcome: Outcome) -> None:
+    """What the installation costs and what stands against it; RuntimeError if that is to be heeded."""
+    mode, lock = params["preflight"], ahead.lock
+    if mode != "off" and ahead.sets:
+        more: dict[str, Any] = {"lock": lock.lock, "problems": lock.problems} if lock else {}
+        outcome.plan = preflight(cluster, ahead.sets, params, deployment=ahead.deployment, made=ahead.made, **more)
+        if mode == "warn":
+            outcome.warnings += warnings_of(outcome.plan)
+        if mode == "enforce" and outcome.plan["verdict"] == "Blocked":
+            raise RuntimeError(refusal(outcome.plan))
+        wrong = [finding for finding in outcome.plan["findings"] if finding["about"] == "lock"]
+        if mode != "report" and any(finding["level"] == "error" for finding in wrong):
+            raise RuntimeError(refusal({"findings": wrong}))
+    if mode != "report":
+        require_classes(cluster, ahead.sets, ahead.deployment, ahead.made)
 
 
 def _keep_daemonsets(
     cluster: Cluster,
     module: AnsibleModule,
     members: list[Member],
-    openshift: bool,
     leaving: Collection[str],
+    locked: Locked | None,
     outcome: Outcome,
 ) -> tuple[dict[str, Any], str]:
     """What was done to the DaemonSets of all sets, and why some could not be kept."""
     read_nodes = module.params["read_nodes"] is not False
-    kept = keep_sets(cluster, members, openshift=openshift, read_nodes=read_nodes, dry_run=module.check_mode)
+    kept = keep_sets(
+        cluster, members, openshift=is_openshift(cluster), read_nodes=read_nodes, dry_run=module.check_mode
+    )
     left = remove_left(cluster, module.params["namespace"], leaving, dry_run=module.check_mode)
     outcome.changes += [*(change for each in kept for change in each.changes), *left]
-    result = result_of(kept, [look(cluster, member, read_nodes=read_nodes) for member in members], left)
+    result = result_of(kept, [look(cluster, member, read_nodes=read_nodes, locked=locked) for member in members], left)
     outcome.warnings += result.pop("warnings")
     return result, errors_of(kept)
 

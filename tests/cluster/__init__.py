@@ -187,6 +187,7 @@ class Cluster(abc.ABC):
         layers: int = 1,
         seed: str | None = None,
         broken: str | None = None,
+        index: bool = False,
     ) -> str:
         """Make an image and push it to the cluster's registry; its digest.
 
@@ -194,7 +195,7 @@ class Cluster(abc.ABC):
         in `layers` layers. files: path -> content, beside the program /pause, which sleeps. seed (default: ref)
         decides the content: equal seeds make equal images. broken: "layer" (it arrives, but is not what its digest
         says) or "manifest" (the registry finds it spoilt: status 500). architecture: another than this machine's makes
-        an index without an image for it.
+        an index without an image for it. index: an index with this one image.
         """
         if broken not in (None, "layer", "manifest"):
             raise ClusterError(f"an image can be broken in its layer or its manifest, not in its {broken}")
@@ -212,7 +213,7 @@ class Cluster(abc.ABC):
             Volumes={path: {} for path in volumes},
             Labels={"test.seed": seed or ref},
         )
-        digest = images.push(self.connect_registry, image, ref)
+        digest = images.push(self.connect_registry, image, ref, index=index)
         if broken:
             self.spoil_blob(images.digest(image.layers[0]) if broken == "layer" else digest)
         return digest

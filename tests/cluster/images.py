@@ -171,22 +171,22 @@ def busybox_files(busybox: pathlib.Path, applets: Iterable[str]) -> dict[str, Co
 # Pushing
 
 
-def push(connect: Connect, image: Image, reference: str) -> str:
-    """Push an image; its manifest's digest. Raises ClusterError.
+def push(connect: Connect, image: Image, reference: str, *, index: bool = False) -> str:
+    """Push an image, or an index with it; the digest of what the reference then stands for. Raises ClusterError.
 
-    An image for another machine is pushed in an index, because a runtime looks at the platform only there.
+    An image for another machine is always pushed in an index, because a runtime looks at the platform only there.
     """
     repository, tag = split(reference)
     for blob in (*image.layers, image.config):
         _push_blob(connect, repository, digest(blob), blob)
-    if image.architecture == MACHINE:
+    if image.architecture == MACHINE and not index:
         _push_manifest(connect, repository, tag, image.manifest, MANIFEST)
         return image.digest
     _push_manifest(connect, repository, image.digest, image.manifest, MANIFEST)
     entry = _descriptor(MANIFEST, image.manifest) | {"platform": {"architecture": image.architecture, "os": "linux"}}
-    index = _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
-    _push_manifest(connect, repository, tag, index, INDEX)
-    return digest(index)
+    listed = _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+    _push_manifest(connect, repository, tag, listed, INDEX)
+    return digest(listed)
 
 
 def push_archive(connect: Connect, archive: pathlib.Path, reference: str) -> str:

@@ -117,6 +117,9 @@ good_options = st.fixed_dictionaries(
         "max_unavailable": st.sampled_from([1, "5", "10%", "100%"]),
         "priority_class_name": labels,
         "cache_service_account_name": labels,
+        "pod_labels": st.dictionaries(_keys, _label_values, max_size=3),
+        "pod_annotations": st.dictionaries(_keys, st.text(max_size=20), max_size=3),
+        "runtime_class_name": labels,
     },
 )
 

@@ -359,6 +359,49 @@ CASES: list[tuple[str, Any, str]] = [
         "max_unavailable '0': it is neither a number of nodes nor a percentage of them. "
         "Remedy: write 1 or more, or 1% to 100%.",
     ),
+    (
+        "max_unavailable",
+        "101%",
+        "max_unavailable '101%': it is neither a number of nodes nor a percentage of them. "
+        "Remedy: write 1 or more, or 1% to 100%.",
+    ),
+    (
+        "pod_labels",
+        {"team": "a b"},
+        "pod_labels '{\"team\": \"a b\"}': 'a b' is no value of a label (team). "
+        "Remedy: use at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends.",
+    ),
+    (
+        "pod_labels",
+        '{"kubecache.io/daemonset": "other"}',
+        'pod_labels \'{"kubecache.io/daemonset": "other"}\': kubecache.io/daemonset is a label that the cache\'s pods '
+        "have for another purpose. Remedy: leave it out.",
+    ),
+    (
+        "pod_labels",
+        '{"app.kubernetes.io/name": "other"}',
+        'pod_labels \'{"app.kubernetes.io/name": "other"}\': app.kubernetes.io/name is a label that the cache\'s pods '
+        "have for another purpose. Remedy: leave it out.",
+    ),
+    (
+        "pod_annotations",
+        {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"},
+        'pod_annotations \'{"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}\': '
+        "seccomp.security.alpha.kubernetes.io/pod would take a protection from the pods that Pod Security asks for. "
+        "Remedy: leave it out.",
+    ),
+    (
+        "pod_annotations",
+        {"example.com/mesh": False},
+        "pod_annotations '{\"example.com/mesh\": false}': the value of example.com/mesh is true or false, not a text. "
+        'Remedy: write {"example.com/mesh": "false"}.',
+    ),
+    (
+        "runtime_class_name",
+        "Kata",
+        "runtime_class_name 'Kata': it is no name of a Kubernetes object (a DNS-1123 subdomain of at most 63 "
+        "characters). Remedy: write 'kata', or other lower case letters, digits, '-' and '.'.",
+    ),
 ]
 
 

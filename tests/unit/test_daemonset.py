@@ -16,6 +16,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     build_daemonsets,
     builder_number,
     node_affinity,
+    overruled_labels,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
@@ -111,6 +112,43 @@ def test_annotations_are_of_the_daemonset_alone() -> None:
     daemonset = objects.desired(daemonset_annotations={"example.com/team": "platform"})
     assert daemonset["metadata"]["annotations"] == {"example.com/team": "platform"}
     assert "example.com/team" not in daemonset["spec"]["template"]["metadata"]["annotations"]
+
+
+def test_a_set_that_uses_no_pod_option_has_the_template_that_it_always_had() -> None:
+    """Another fingerprint would exchange every pod of every user."""
+    (plain,) = build_daemonsets(objects.settings())
+    assert plain["spec"]["template"]["metadata"]["annotations"]["kubecache.io/revision"] == "b75a1ce420b8"
+    given = objects.settings(pod_labels="{}", pod_annotations="", runtime_class_name=" ")
+    assert build_daemonsets(given) == [plain]
+
+
+def test_labels_annotations_and_the_runtime_class_reach_the_pods_and_nothing_else() -> None:
+    options = {
+        "pod_labels": {"team": "platform"},
+        "pod_annotations": {"example.com/mesh": "off"},
+        "runtime_class_name": "kata",
+    }
+    plain, daemonset = objects.desired(), objects.desired(**options)
+    assert daemonset["metadata"] == plain["metadata"]
+    assert daemonset["spec"]["selector"] == plain["spec"]["selector"]
+    data, template = plain["spec"]["template"]["metadata"], daemonset["spec"]["template"]
+    assert template["metadata"]["labels"] == data["labels"] | {"team": "platform"}
+    assert template["metadata"]["annotations"].keys() == {*data["annotations"], "example.com/mesh"}
+    assert template["spec"] == plain["spec"]["template"]["spec"] | {"runtimeClassName": "kata"}
+
+
+def test_a_label_of_an_adopted_selector_stays_and_that_is_said() -> None:
+    settings = objects.settings(pod_labels={"app": "mine", "team": "platform"})
+    (daemonset,) = build_daemonsets(settings, selector={"app": "theirs"})
+    assert (
+        daemonset["spec"]["template"]["metadata"]["labels"] | {"app": "theirs", "team": "platform"}
+        == (daemonset["spec"]["template"]["metadata"]["labels"])
+    )
+    assert overruled_labels(settings, daemonset) == (
+        "pod_labels app=mine: the selector of the DaemonSet kubernetes-image-puller, which can't be changed, has "
+        "another value, which stays. Remedy: leave the label out, or choose another daemonset_name"
+    )
+    assert overruled_labels(settings, build_daemonsets(settings)[0]) == ""
 
 
 def test_an_image_may_have_the_name_of_the_init_container() -> None:

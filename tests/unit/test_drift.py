@@ -37,6 +37,9 @@ OPTIONS = {
     "image_pull_secrets": "a;b",
     "priority_class_name": "low",
     "cache_service_account_name": "cache",
+    "pod_labels": {"team": "platform"},
+    "pod_annotations": {"example.com/mesh": "off"},
+    "runtime_class_name": "sandboxed",
 }
 
 
@@ -207,6 +210,9 @@ def test_what_the_api_replaces_as_a_whole_is_ours_as_a_whole(
         ("image_pull_secrets", "spec.template.spec.imagePullSecrets"),
         ("tolerations", "spec.template.spec.tolerations"),
         ("priority_class_name", "spec.template.spec.priorityClassName"),
+        ("runtime_class_name", "spec.template.spec.runtimeClassName"),
+        ("pod_labels", "spec.template.metadata.labels.team"),
+        ("pod_annotations", "spec.template.metadata.annotations.example.com/mesh"),
         ("daemonset_annotations", "metadata.annotations"),
         ("node_selector", "spec.template.spec.nodeSelector.disktype"),
     ],

@@ -180,6 +180,35 @@ def test_a_running_container_holds_its_image_there() -> None:
     assert (row.class_, row.reason, row.message) == (None, None, None)
 
 
+def test_an_image_is_there_only_if_it_is_the_locked_one() -> None:
+    there, other, platform = (f"sha256:{letter * 64}" for letter in "abc")
+    pods = [pod(statuses=[running("java11"), running("theia")])]
+
+    def judged(*digests: str) -> Report:
+        return assess(IMAGES, _daemonset(), pods, [node()], now=NOW, locked={JAVA.image: digests})
+
+    assert judged(there).verdict == judged(platform, there).verdict == "Healthy"
+    report = judged(other)
+    assert [(row.state, row.class_, row.held) for row in report.rows] == [
+        ("failed", "other_digest", False),
+        ("cached", None, True),
+    ]
+    assert report.verdict == "Degraded"
+    (sentence,) = report.reasons
+    assert sentence.startswith(
+        f"java11 ({JAVA.image}) failed on 1 node (node-1): other_digest. The node has {there}, and the lock {other}. "
+        "Remedy: if it is the right one, write the lock anew"
+    )
+
+
+def test_an_image_of_which_nobody_has_told_which_it_is_is_waited_for() -> None:
+    pods = [pod(statuses=[waiting("java11", "CreateContainerConfigError", "as root"), running("theia")])]
+    report = assess(IMAGES, _daemonset(), pods, [node()], now=NOW, locked={JAVA.image: ("sha256:" + "a" * 64,)})
+    assert (report.rows[0].state, report.rows[0].reason) == ("waiting", "Untold")
+    assert report.verdict == "Progressing"
+    assert "which image it has" in report.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("status", "held", "reason"),
     [

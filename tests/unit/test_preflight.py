@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import from_secret, from_text
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock, Locked
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
@@ -123,6 +124,55 @@ def test_one_image_that_nobody_knows_leaves_the_disk_unknown() -> None:
     assert planned["verdict"] == "Fits"
     assert told(planned, "images") == [
         ("note", f"theia ({THEIA.image}): quay.io does not answer in time. This may be otherwise on the nodes")
+    ]
+
+
+def test_a_class_that_is_not_there_is_an_error_and_one_that_may_not_be_read_is_not() -> None:
+    classes = {("PriorityClass", "low"): None, ("RuntimeClass", "kata"): {"handler": "kata"}}
+    options = {"priority_class_name": "low", "runtime_class_name": "kata"}
+    planned = made(survey(classes=classes), **options)
+    assert planned["verdict"] == "Blocked"
+    assert told(planned, "classes") == [
+        (
+            "error",
+            "the PriorityClass low does not exist, and pods with it are refused. Remedy: create it, or correct "
+            "priority_class_name or deployment_priority_class_name",
+        )
+    ]
+    assert made(survey(), **options)["verdict"] == "Fits"
+
+
+def test_a_lock_for_other_platforms_is_an_error_and_a_tag_that_moved_a_warning() -> None:
+    digest = f"sha256:{'e' * 64}"
+    entry = Locked("cache", "java11", JAVA.image, digest, {"linux/s390x": digest}, 1, objects.NOW)
+    planned = plan([objects.settings()], survey(), lock=Lock("lock.yml", (entry,)))
+    (wrong, error), (moved, warning) = told(planned, "lock")
+    assert (wrong, moved) == ("error", "warning")
+    assert error.startswith(
+        f"lock 'lock.yml': the image java11 ({JAVA.image}) is locked for linux/s390x, and its nodes need linux/amd64. "
+        "Remedy: write the lock anew"
+    )
+    assert warning.startswith(f"java11 ({JAVA.image}) is ")
+    assert f"in its registry now, and the lock has {digest} since" in warning
+    unknown = plan([objects.settings()], survey(answers={}), lock=Lock("lock.yml", (entry,)))
+    assert [level for level, _message in told(unknown, "lock")] == ["error"]
+
+
+def test_what_a_runtime_takes_for_itself_counts_and_its_nodes_are_named() -> None:
+    class_ = {
+        "overhead": {"podFixed": {"memory": "100Mi", "cpu": "250m"}},
+        "scheduling": {"nodeSelector": {"sandbox": "yes"}},
+    }
+    found = survey(node("node-1"), classes={("RuntimeClass", "kata"): class_})
+    planned = made(found, runtime_class_name="kata")
+    assert planned["cost"]["node"]["memory_requests"] == "120Mi"
+    assert planned["cost"]["node"]["cpu_requests"] == "350m"
+    assert told(planned, "classes") == [
+        (
+            "warning",
+            'the RuntimeClass kata is for nodes with {"sandbox": "yes"} only, and 1 node (node-1) lacks it: pods there '
+            "would wait for ever. Remedy: set node_selector to it, too",
+        )
     ]
 
 
