@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +99,21 @@ def test_ansible_reads_the_description_without_a_warning_and_takes_what_is_calle
     templates = json.loads(done.stdout.partition("=>")[2])["controller_templates"]
     assert [template["credentials"] for template in templates] == [["production"]] * 5
     assert {template["organization"] for template in templates} == {"Default"}
+
+
+def test_each_ansible_core_takes_the_artifact_from_what_is_shown(core: str, tmp_path: Path) -> None:
+    tasks = [{"kubecache.image_puller.image_puller_table": {"notes": ["it was shown"]}}]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    environment = os.environ | {
+        "ANSIBLE_COLLECTIONS_PATH": str(BUILD / "collections"),
+        "ANSIBLE_SHOW_CUSTOM_STATS": "1",
+    }
+    if core:
+        environment["PYTHONPATH"] = str(BUILD / "ansible-core" / core)
+    command = [sys.executable, "-m", "ansible", "playbook", str(tmp_path / "play.yml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.partition("CUSTOM STATS")[2].partition("RUN:")[2])
+    assert told == {"image_puller": {"lines": ["- it was shown"]}}
 
 
 def token_of_an_administrator(cluster: Cluster, namespace: str) -> str:
