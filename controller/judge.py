@@ -8,12 +8,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess, publish
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, MANAGER, STATUS, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable, judged
+from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import Refresh
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import jittered
@@ -70,7 +72,9 @@ class Judge:
             self._world.metrics.judged.observe(cost)
             now = self._world.clock.monotonic()
             self._not_before = now + max(_LEAST, cost * _SHARE)
-            settled = report is not None and report.verdict in _SETTLED and not report.excused
+            view = self._keeper.view
+            refreshes = view is not None and view.refresh != Refresh()
+            settled = report is not None and report.verdict in _SETTLED and not report.excused and not refreshes
             self._due = now + (jittered(self._interval()) if settled else max(_UNSETTLED, cost * 5 * _SHARE))
         if self._to_publish and self._world.clock.monotonic() >= self._publishing_at():
             self._publish(*self._to_publish)
@@ -99,12 +103,16 @@ class Judge:
             self._tell(report, None)
             return report
         view, before = self._view(settings, scope, live), self._keeper.view
-        if before is None or view.report != before.report or view.report.verdict not in _SETTLED:
+        news = before is None or view.report != before.report or view.refresh.action != "none"
+        if news or view.report.verdict not in _SETTLED:
             self._keeper.judged(view)
         else:
             self._keeper.view = view
-        self._tell(judged(view.report, self._keeper.decision), live)
-        return view.report
+        report = judged(view.report, self._keeper.decision)
+        if view.refresh.sentence:
+            report = replace(report, reasons=(view.refresh.sentence, *report.reasons))
+        self._tell(report, live)
+        return report
 
     def _view(self, settings: Settings, scope: Scope, live: Object | None) -> View:
         nodes_watch = self._world.nodes
@@ -118,7 +126,9 @@ class Judge:
         events = scope.events.told.of(uid, (pod["metadata"]["uid"] for pod in pods))
         now, grace = self._world.clock.now(), Grace.of(settings)
         report = assess(settings.images, live, pods, nodes, events, now=now, grace=grace)
-        return View(live, pods, report, complete)
+        may = complete and self._keeper.may_refresh(settings)
+        refresh = self._keeper.refresher.look(settings, live, report, nodes, blocked=not may)
+        return View(live, pods, report, complete, refresh)
 
     def _unusable(self) -> tuple[Report | None, Object | None]:
         """The verdict on settings that can't be used, for the DaemonSet that the set may still have."""

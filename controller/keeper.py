@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import overruled_labels
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import overruled_labels, strategy_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    ask_admission,
+    because_of,
     carry_out,
     desired_daemonset,
+    matching,
     read_owners,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -28,17 +31,22 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     is_ours,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, Observed, decide
+from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import Refresh
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import Step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    AUTO,
     FIELDS,
+    SLEEP,
     Reading,
     Settings,
     fingerprint,
     from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import Admission, Choice, choose
 from controller.clock import jittered
 from controller.digest import Told
+from controller.refresher import Refresher
 from controller.world import World
 
 log = logging.getLogger("image-puller")
@@ -46,6 +54,7 @@ log = logging.getLogger("image-puller")
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
 _MOMENT = 0.2
 _POLL = 60.0  # Seconds between passes where there is no cache to wake them.
+_ASK_AGAIN = 600.0  # Seconds for which an answer of admission is believed.
 _QUIET = ("none", "wait", "refuse")  # Actions that change nothing.
 _KEYS = frozenset(field.key for field in FIELDS)
 
@@ -58,6 +67,7 @@ class View:
     pods: list[Object]
     report: Report
     complete: bool
+    refresh: Refresh = field(default_factory=Refresh)
 
 
 class Keeper:
@@ -67,9 +77,15 @@ class Keeper:
     """
 
     def __init__(
-        self, world: World, names: ImageSet, environment: Mapping[str, str], claimed: Callable[[str], str]
+        self,
+        world: World,
+        names: ImageSet,
+        environment: Mapping[str, str],
+        claimed: Callable[[str], str],
+        refresher: Refresher,
     ) -> None:
         self.names = names
+        self.refresher = refresher
         self.synced = False
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
@@ -86,6 +102,7 @@ class Keeper:
         self._said: dict[str, str] = {}
         self._rewritten: tuple[Any, ...] = ()
         self._guard = self._told_guard = Guard()
+        self._asked: tuple[float, tuple[Settings, str] | None, Admission] = (float("-inf"), None, Admission(None))
 
     # --- when --------------------------------------------------------------------------------------------------------
 
@@ -184,6 +201,8 @@ class Keeper:
 
     def _keep(self, settings: Settings) -> float:
         cached = self._world.cached
+        if settings.strategy != SLEEP and not self._world.nodes.known:
+            return _MOMENT  # What they can decides.
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         desired, decision, config_map = self._decide(cached, settings, live)
         if decision.action not in _QUIET:
@@ -198,15 +217,30 @@ class Keeper:
                 return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
         self._tell(decision)
         self.decision = decision
+        if decision.action == "none":
+            self._refresh(settings, live)
         paused = (self._world.clock.now().timestamp() + (decision.again or 0.0)) if decision.paused else 0.0
         self._world.metrics.paused_until.labels(self.names.config_map_name).set(paused)
         return min(self._interval(), decision.again or float("inf"))
+
+    def may_refresh(self, settings: Settings) -> bool:
+        """Whether nothing else is under way, and the rights for it are there."""
+        quiet = self.decision.action == "none" and not self.decision.paused and not self.step.old
+        world, namespace = self._world, settings.namespace
+        return quiet and world.may_delete_pods(namespace) and world.may_patch_daemonsets(namespace)
+
+    def _refresh(self, settings: Settings, live: Object | None) -> None:
+        """What was found to be next for moved tags, if it was found for this very DaemonSet."""
+        view = self.view
+        if live and view and view.complete and view.daemonset and _version(view.daemonset) == _version(live):
+            self.refresher.act(view.refresh, settings, live, self.about)
 
     def _decide(
         self, cluster: Cluster, settings: Settings, live: Object | None
     ) -> tuple[Object, Decision, Object | None]:
         world = self._world
         config_map, deployment = read_owners(cluster, self.names, live)
+        choice = self._choose(settings, live)
         desired = desired_daemonset(
             settings,
             self.names,
@@ -216,6 +250,7 @@ class Keeper:
             openshift=world.openshift(),
             may_delete_pods=world.may_delete_pods(settings.namespace),
             in_cluster=True,
+            choice=choice,
         )
         told, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)
@@ -234,7 +269,24 @@ class Keeper:
             decision = decide(live, observed, now=world.clock.now(), **more)
         if observed.complete and decision.action in ("none", "roll") and not decision.paused:
             self.step = decision.step
-        return desired, decision, config_map
+        return desired, because_of(choice, decision, settings), config_map
+
+    def _choose(self, settings: Settings, live: Object | None) -> Choice:
+        nodes = self._world.nodes
+        known = None if nodes.denied else nodes.all()
+        choice = choose(settings, live, lambda: matching(settings, known), lambda: self._ask(settings, live))
+        if settings.strategy == AUTO:
+            self.say("strategy", f"strategy {choice.strategy}: {choice.why}")
+        return choice
+
+    def _ask(self, settings: Settings, live: Object | None) -> Admission:
+        """What admission says to image volumes; believed for a while, unless somebody else has changed the strategy."""
+        held_by = strategy_of(live["spec"]["template"]["spec"]) if live else ""
+        now, (at, about, answer) = self._world.clock.monotonic(), self._asked
+        if now - at > _ASK_AGAIN or about != (settings, held_by):
+            answer = ask_admission(self._world.cluster, settings, openshift=self._world.openshift())
+            self._asked = (now, (settings, held_by), answer)
+        return answer
 
     def _observed(self, settings: Settings, live: Object | None) -> Observed:
         """With the last judgement, if it was of this very DaemonSet and template."""

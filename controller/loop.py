@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The controller: level-triggered, so that a watch's event only wakes it and each pass starts from what is.
 
-Two threads: one keeps the DaemonSets, and is never in the way of the other, which judges and tells; of 5,000 nodes that
-takes seconds.
+Three threads: one keeps the DaemonSets, and is never in the way of the second, which judges and tells; of 5,000 nodes
+that takes seconds. The third asks registries, which may take as long as it likes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
+from controller.asker import Asker, Question, access_of
 from controller.clock import Clock
 from controller.judge import Judge
 from controller.keeper import Keeper, remove
 from controller.metrics import Metrics
+from controller.refresher import Refresher, question_of
 from controller.world import World
 
 log = logging.getLogger("image-puller")
@@ -62,6 +64,7 @@ class Controller:
         self._woken_at: float | None = None
         self._moved = self._clock.monotonic()
         self._sets: dict[str, tuple[Keeper, Judge]] = {}
+        self._asker = Asker(self._world, access_of(environment), self._questions, self._wake_judges)
         self._absent: dict[str, float] = {}
         self._passed = False
         self._longest = [0.0]
@@ -87,6 +90,7 @@ class Controller:
         self._find_config_map()
         self._world.start()
         threading.Thread(target=self._judge, name="judge", daemon=True).start()
+        self._asker.start()
         while True:
             self._moved = self._clock.monotonic()
             self._wake.clear()
@@ -141,7 +145,8 @@ class Controller:
             if name not in self._sets:
                 image_set = ImageSet(self._namespace, name, self._deployment_name)
                 environment = self._environment if name == self._named else {}
-                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name))
+                refresher = Refresher(self._world, image_set, self._asker)
+                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name), refresher)
                 self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
             gone = config_maps.complete and config_maps.get(name) is None
@@ -200,9 +205,22 @@ class Controller:
             if self._woken_at is None:
                 self._woken_at = self._clock.monotonic()
             self._wake.set()
+        self._wake_judges()
+
+    def _wake_judges(self) -> None:
         for _keeper, judge in list(self._sets.values()):
             judge.wake()
         self._wake_judge.set()
+
+    def _questions(self) -> dict[str, Question]:
+        """What all sets want to know of registries; each tag is there once."""
+        found: dict[str, Question] = {}
+        for keeper, _judge in list(self._sets.values()):
+            settings, view = keeper.settings, keeper.view
+            if settings:
+                for image, question in question_of(settings, view.report if view else None).items():
+                    found[image] = found[image] | question if image in found else question
+        return found
 
     def _find_config_map(self) -> None:
         """Without a name in the environment: the ConfigMap that the controller's own Deployment takes it from."""

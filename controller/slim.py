@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import COMBINED
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 
 _PULL = re.compile(r'(?:Pulling image|Successfully pulled image|Container image|Failed to pull image) "([^"]+)"')
@@ -39,7 +40,7 @@ class ToldEvents:
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Keep what is needed of an event; whether anything is."""
-        about, message = event.get("involvedObject") or {}, event.get("message") or ""
+        about, message = event.get("involvedObject") or {}, (event.get("message") or "").removeprefix(COMBINED)
         kind, uid = about.get("kind"), about.get("uid") or ""
         time = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
         if kind == "DaemonSet" and event.get("reason") == "FailedCreate":

@@ -138,6 +138,17 @@ options:
     description:
       - How many nodes may exchange their pod at a time when the list changes, a number or a percentage. Default V(10%).
     type: str
+  strategy:
+    description:
+      - How an image is held on a node. Default V(sleep).
+      - With V(sleep) each image runs a C(sleep) that comes from O(helper_image); works everywhere.
+      - With V(image_volume) the helper sleeps and mounts the image, read-only, and nothing of the image is ever run. It
+        needs Kubernetes 1.35 (or 1.33 with the feature switched on) and containerd 2.1 or CRI-O 1.31 on each node that
+        matches; nodes that can't are named, and nothing is changed. From Kubernetes 1.34 on its pods ask for a fixed
+        10m of CPU and 32Mi of memory, and not for O(caching_cpu_request) and the like for each image.
+      - With V(auto) it is V(image_volume) where each node that matches can and admission lets such pods in, else
+        V(sleep). What was chosen stays when nodes join.
+    type: str
   new_node_grace:
     description:
       - Seconds for which a node that has just joined is excused, while it has no pod of the cache yet. Default V(60).
@@ -173,5 +184,13 @@ options:
     description:
       - RuntimeClass of the cache's pods, which has to exist. Where a class has a handler with images of its own, images
         are only there for the pods that have this class, too.
+    type: str
+  refresh:
+    description:
+      - What the controller does about tags that are moved in their registry. References with a digest never move.
+      - With V(digest), the default, it asks the registry once for the cluster in each O(caching_interval_hours) what
+        each tag stands for, and acts only where that changed.
+      - With V(restart) it asks nothing, and has all tags pulled anew and all pods exchanged in each interval.
+      - With V(never) the nodes keep what they have.
     type: str
 """

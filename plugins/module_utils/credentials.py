@@ -116,7 +116,7 @@ def _normal(key: str) -> str:
     host, slash, path = key.partition("://")[2].partition("/") if "://" in key else key.partition("/")
     for version in ("v1", "v2"):
         if path == version or path.startswith(f"{version}/"):
-            path = path[len(version) + 1 :]
+            path = path.removeprefix(version).removeprefix("/")
     return (host + slash + path).rstrip("/")
 
 
@@ -131,8 +131,6 @@ def _same_host(pattern: str, host: str) -> bool:
     name, _colon, port = pattern.partition(":")
     target, _colon, target_port = host.partition(":")
     parts, targets = name.split("."), target.split(".")
-    return (
-        port == target_port
-        and len(parts) == len(targets)
-        and all(fnmatch.fnmatchcase(one, part) for part, one in zip(parts, targets, strict=True))
-    )
+    if port != target_port or len(parts) != len(targets):
+        return False
+    return all(fnmatch.fnmatchcase(one, part) for part, one in zip(parts, targets, strict=True))

@@ -24,7 +24,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity
     pod_security,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import canonical_quantity
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    CONFIG_MAP_NAME,
+    IMAGE_VOLUME,
+    SLEEP,
+    Settings,
+)
 
 # Raised whenever the template of an unchanged set changes: it costs every user one roll of the cache.
 BUILDER_NUMBER = 1
@@ -36,6 +41,11 @@ VIRTUAL_NODES = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "f
 _GENERATION, _POD_GENERATION = "deprecated.daemonset.template.generation", "pod-template-generation"
 _HELPER_VOLUME = "kip"
 _HELPER_PATH = "/kip"
+_FOR_EVER = "876000h"  # A hundred years: the known implementation's helper takes hours, and no `infinity`.
+_IMAGE_PATH = "/image"
+# What a pod of image volumes asks for as a whole, whatever the number of its images: they are mounted and nothing runs
+# but a sleep for each. Measured: 5 MiB for 20 images, 10 MiB while they start.
+_WHOLE_POD = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}}
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -47,14 +57,17 @@ def build_daemonsets(
     selector: Mapping[str, str] | None = None,
     openshift: bool = False,
     rolled_by_controller: bool = False,
+    pull_policy: str = "IfNotPresent",
 ) -> list[dict[str, Any]]:
     """The DaemonSets of one image set: one pod a node, one container an image, in the order of the list.
 
+    :param settings: ``auto`` makes what works everywhere; ``strategy.choose`` decides before.
     :param owners: the objects whose going takes the cache away when all of them are gone (ConfigMap and Deployment,
         as far as they exist, as the API server returns them).
     :param selector: the ``matchLabels`` of a DaemonSet that is already there; they are immutable, so they are adopted.
     :param openshift: the SCC of the namespace assigns the user, so none is named.
     :param rolled_by_controller: a controller of ours exchanges the pods (OnDelete); else the DaemonSet controller does.
+    :param pull_policy: of the images, never of the helper.
     """
     labels = {**LABELS, "app.kubernetes.io/component": "cache", IMAGE_SET: config_map_name}
     match_labels = dict(selector) if selector else {DAEMONSET: settings.daemonset_name}
@@ -76,7 +89,7 @@ def build_daemonsets(
             "labels": {**settings.pod_labels, **labels, DAEMONSET: settings.daemonset_name, **match_labels},
             "annotations": {**settings.pod_annotations, BUILDER: str(BUILDER_NUMBER)},
         },
-        "spec": _pod_spec(settings, openshift),
+        "spec": _pod_spec(settings, openshift, pull_policy),
     }
     template["metadata"]["annotations"][REVISION] = _fingerprint(template)
     return [
@@ -116,7 +129,7 @@ def is_current(daemonset: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
     template = daemonset["spec"]["template"]
     wanted = revision(template)
     same = (metadata(pod).get("annotations") or {}).get(REVISION) == wanted if wanted else generation is None
-    return same and _images_of(template["spec"]) == _images_of(pod["spec"])
+    return same and list(held_images(template["spec"]).items()) == list(held_images(pod["spec"]).items())
 
 
 def revision(template: Mapping[str, Any]) -> str:
@@ -124,14 +137,38 @@ def revision(template: Mapping[str, Any]) -> str:
     return str((metadata(template).get("annotations") or {}).get(REVISION, ""))
 
 
-def _images_of(pod_spec: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    return [(container.get("name"), container.get("image")) for container in pod_spec.get("containers") or ()]
+def held_images(pod_spec: Mapping[str, Any]) -> dict[Any, Any]:
+    """Which image each entry of a pod holds, whatever the strategy: name -> reference, in the order of the pod.
+
+    An entry is a container. What it holds is the image volume of its name, or else its own image.
+    """
+    volumes = _image_volumes(pod_spec)
+    containers = pod_spec.get("containers") or ()
+    return {c.get("name"): volumes.get(c.get("name"), c.get("image")) for c in containers}
+
+
+def helper_images(pod_spec: Mapping[str, Any]) -> list[Any]:
+    """The images that a pod needs to hold the others: what runs in their place, or what that is copied from."""
+    volumes = _image_volumes(pod_spec)
+    held_by = [c for c in pod_spec.get("containers") or () if c.get("name") in volumes]
+    return list(dict.fromkeys(c.get("image") for c in [*(pod_spec.get("initContainers") or ()), *held_by]))
+
+
+def strategy_of(pod_spec: Mapping[str, Any]) -> str:
+    """By which strategy the images of a pod are held."""
+    return IMAGE_VOLUME if _image_volumes(pod_spec) else SLEEP
+
+
+def _image_volumes(pod_spec: Mapping[str, Any]) -> dict[Any, Any]:
+    volumes = pod_spec.get("volumes") or ()
+    return {volume.get("name"): volume["image"].get("reference") for volume in volumes if volume.get("image")}
 
 
 def _fingerprint(template: Mapping[str, Any]) -> str:
     same = copy.deepcopy(dict(template))
-    for container in [*same["spec"]["initContainers"], *same["spec"]["containers"]]:
-        for amounts in container["resources"].values():  # ".05" and "50m" are no reason to restart a pod.
+    spec = same["spec"]
+    for owner in [spec, *spec.get("initContainers", ()), *spec["containers"]]:
+        for amounts in owner.get("resources", {}).values():  # ".05" and "50m" are no reason to restart a pod.
             amounts.update({name: canonical_quantity(amount) for name, amount in amounts.items()})
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -169,7 +206,8 @@ def _int_or_percent(text: str) -> int | str:
     return text if text.endswith("%") else int(text)
 
 
-def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
+def _pod_spec(settings: Settings, openshift: bool, pull_policy: str = "IfNotPresent") -> dict[str, Any]:
+    strategy = _image_volume_strategy if settings.strategy == IMAGE_VOLUME else _sleep_strategy
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -177,8 +215,7 @@ def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
         "securityContext": pod_security(openshift),
         "nodeSelector": {"kubernetes.io/os": "linux", **settings.node_selector},
         "affinity": node_affinity(settings),
-        "volumes": [{"name": _HELPER_VOLUME, "emptyDir": {}}],
-        **_sleep_strategy(settings),
+        **strategy(settings, pull_policy),
     }
     if settings.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
@@ -193,7 +230,7 @@ def _pod_spec(settings: Settings, openshift: bool) -> dict[str, Any]:
     return spec
 
 
-def _sleep_strategy(settings: Settings) -> dict[str, Any]:
+def _sleep_strategy(settings: Settings, pull_policy: str) -> dict[str, Any]:
     """One container an image, which runs a static ``sleep`` that an init container copied from the helper image."""
     names = {image.name for image in settings.images}
     helper = "copy-sleep"
@@ -201,6 +238,7 @@ def _sleep_strategy(settings: Settings) -> dict[str, Any]:
         helper += "-0"
     mount = {"name": _HELPER_VOLUME, "mountPath": _HELPER_PATH}
     return {
+        "volumes": [{"name": _HELPER_VOLUME, "emptyDir": {}}],
         "initContainers": [
             {
                 "name": helper,
@@ -215,9 +253,8 @@ def _sleep_strategy(settings: Settings) -> dict[str, Any]:
             {
                 "name": image.name,
                 "image": image.image,
-                "imagePullPolicy": "IfNotPresent",
-                # A hundred years: the known implementation's helper takes hours, and no `infinity`.
-                "command": [f"{_HELPER_PATH}/sleep", "876000h"],
+                "imagePullPolicy": pull_policy,
+                "command": [f"{_HELPER_PATH}/sleep", _FOR_EVER],
                 "workingDir": "/",
                 # Keeps the NVIDIA runtime's hook, and the memory it takes, out of images that ask for GPUs.
                 "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
@@ -226,6 +263,36 @@ def _sleep_strategy(settings: Settings) -> dict[str, Any]:
             }
             for image in settings.images
         ],
+    }
+
+
+def _image_volume_strategy(settings: Settings, pull_policy: str) -> dict[str, Any]:
+    """One container an image, which sleeps in the helper image and mounts that image, of which nothing is run.
+
+    One container for each, since a container whose image does not come is not created, and what no container mounts is
+    not in use. The name of an entry is a DNS label, and so names its container and its volume.
+    """
+    container = _container(settings)
+    if settings.pod_resources:
+        del container["resources"]
+    return {
+        "volumes": [
+            {"name": image.name, "image": {"reference": image.image, "pullPolicy": pull_policy}}
+            for image in settings.images
+        ],
+        "containers": [
+            {
+                "name": image.name,
+                "image": settings.helper_image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["/bin/sleep", _FOR_EVER],
+                "workingDir": "/",
+                "volumeMounts": [{"name": image.name, "mountPath": _IMAGE_PATH, "readOnly": True}],
+                **container,
+            }
+            for image in settings.images
+        ],
+        **({"resources": copy.deepcopy(_WHOLE_POD)} if settings.pod_resources else {}),
     }
 
 

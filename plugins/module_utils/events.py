@@ -19,6 +19,8 @@ _PULLING = re.compile(r'^Pulling image "([^"]+)"')
 _PULLED = re.compile(r'^Successfully pulled image "([^"]+)"(?: in ([0-9][0-9.hmsuµn]*))?(?:.*Image size: (\d+) bytes)?')
 _PRESENT = re.compile(r'^Container image "([^"]+)" already present')
 _FAILED = re.compile(r'^Failed to (?:pull image|apply default image tag) "([^"]+)": (.*)', re.DOTALL)
+# Beyond ten events that differ only in their message one goes on for all (of image volumes, which are all the pod's).
+COMBINED = "(combined from similar events): "
 _CONTAINER = re.compile(r"^spec\.containers\{(.+)\}$")
 # Why a pod gets no container at all.
 _TROUBLES = ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume", "NetworkNotReady")
@@ -90,7 +92,9 @@ def read_events(events: Iterable[Mapping[str, Any]]) -> Events:
 
 def _pull(event: Mapping[str, Any], message: str, at: str) -> tuple[str, Pull] | None:
     """The image, and what this one event tells of it."""
-    since = at or None
+    since, first, tries = at or None, event.get("firstTimestamp"), event.get("count") or 1
+    if message.startswith(COMBINED):  # It tells of the last one; its count and its beginning are of all.
+        message, first, tries = message.removeprefix(COMBINED), None, 1
     if match := _PULLING.match(message):
         return match.group(1), Pull("pulling", since)
     if match := _PULLED.match(message):
@@ -99,9 +103,7 @@ def _pull(event: Mapping[str, Any], message: str, at: str) -> tuple[str, Pull] |
     if match := _PRESENT.match(message):
         return match.group(1), Pull("cached", since)
     if match := _FAILED.match(message):
-        return match.group(1), Pull(
-            "failed", event.get("firstTimestamp") or since, match.group(2), tries=event.get("count") or 1
-        )
+        return match.group(1), Pull("failed", first or since, match.group(2), tries=tries)
     return None
 
 
@@ -130,13 +132,8 @@ def _container(event: Mapping[str, Any]) -> str | None:
 def event_time(event: Mapping[str, Any]) -> str:
     """When it was told last, as text that sorts; empty where the event does not say."""
     series = event.get("series") or {}
-    return str(
-        series.get("lastObservedTime")
-        or event.get("lastTimestamp")
-        or event.get("eventTime")
-        or event["metadata"].get("creationTimestamp")
-        or ""
-    )
+    told = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return str(next(filter(None, (*told, event["metadata"].get("creationTimestamp"))), ""))
 
 
 def go_seconds(text: str) -> float | None:

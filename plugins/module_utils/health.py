@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import strategy_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import Events, read_events
 from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import (
     OTHER_DIGEST,
@@ -32,7 +33,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
     toleration_for,
     untolerated,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage, Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    IMAGE_VOLUME,
+    CachedImage,
+    Settings,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import told_why, unable
 from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import (
     NO_POD,
     OLD_REVISION,
@@ -54,6 +60,7 @@ __all__ = [  # With what belongs to the subject and has a room of its own.
     "assess",
     "classify",
     "failure_sentences",
+    "matching_nodes",
     "pod_node",
     "pods_by_node",
     "publish",
@@ -68,6 +75,8 @@ GOING, NOT_READY = "the node is going away", "the node is not ready"
 CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has just joined"
 TERMINATING = "the pod is terminating"
 
+NO_IMAGE_VOLUMES = "NoImageVolumes"
+_TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group of its own, or let strategy be sleep"
 # Above so many nodes only what needs attention is returned one by one, unless more is asked for.
 MANY_NODES, MANY_ROWS = 100, 2000
 # Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
@@ -94,7 +103,8 @@ class Grace:
 class Report:
     """The truth at one moment.
 
-    ``excused`` and ``skipped`` map a node to why it does not count; ``daemonset`` is name, namespace and generation.
+    ``excused`` and ``skipped`` map a node to why it does not count; ``daemonset`` is name, namespace and
+    generation, by which strategy its pods hold the images and, where that was chosen, why.
     ``expected``: nodes on which there should be a pod, also where they could not be read.
     """
 
@@ -223,6 +233,7 @@ def _image(image: CachedImage, rows: Sequence[Row]) -> dict[str, Any]:
         "class": worst.class_ if worst else None,
         "reason": worst.reason if worst else None,
         "message": worst.message if worst else None,
+        "digests": dict(Counter(row.digest for row in rows if row.digest and row.state == "cached").most_common(8)),
     }
 
 
@@ -301,7 +312,7 @@ def assess(
         names = sorted(by_node)
     else:
         pod_spec = daemonset["spec"]["template"]["spec"]
-        documents, skipped = _matching_nodes(pod_spec, nodes)
+        documents, skipped = matching_nodes(pod_spec, nodes)
         names = sorted(documents)
         excuses = {name: _excuse(pod_spec, documents[name], by_node.get(name), daemonset, now, grace) for name in names}
         excused = {name: why for name, why in excuses.items() if why}
@@ -312,8 +323,10 @@ def assess(
         for row in rows_of(references, name, by_node.get(name), documents.get(name), daemonset, told)
     ]
     rows = _not_applicable([_compared(row, (locked or {}).get(row.image)) for row in made], excused)
+    rows = _named_unable(rows, daemonset, documents.values())
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
+    named |= {"strategy": strategy_of(daemonset["spec"]["template"]["spec"]), "strategy_reason": told_why(daemonset)}
     expected = (daemonset.get("status") or {}).get("desiredNumberScheduled", 0) if nodes is None else len(names)
     report = Report("", (), rows, wanted, tuple(names), excused, skipped, nodes is None, named, expected)
     quiet = (now - _last_progress(daemonset, by_node.values(), told)).total_seconds()
@@ -338,9 +351,10 @@ def pod_node(pod: Mapping[str, Any]) -> str | None:
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
-def _matching_nodes(
+def matching_nodes(
     pod_spec: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """The nodes on which a DaemonSet's pod is to be, by name, and why others that it selects are skipped."""
     matching, skipped = {}, {}
     for node in nodes:
         if not selects(pod_spec, node):
@@ -425,6 +439,20 @@ def _not_applicable(rows: Sequence[Row], excused: Mapping[str, str]) -> tuple[Ro
     others = {row.name for row in rows if row.class_ != "no_platform" and row.node not in excused}
     return tuple(
         row._replace(state="not_applicable") if row.class_ == "no_platform" and row.name in others else row
+        for row in rows
+    )
+
+
+def _named_unable(
+    rows: Sequence[Row], daemonset: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]
+) -> tuple[Row, ...]:
+    """Nodes that can't mount what holds the images: nothing is held there, and the node is what is to blame."""
+    if strategy_of(daemonset["spec"]["template"]["spec"]) != IMAGE_VOLUME or not (old := unable(nodes)):
+        return tuple(rows)
+    return tuple(
+        row._replace(state="failed", class_="runtime", reason=NO_IMAGE_VOLUMES, message=_TOO_OLD.format(old[row.node]))
+        if row.node in old and not row.held
+        else row
         for row in rows
     )
 

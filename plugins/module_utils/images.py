@@ -80,7 +80,7 @@ def _refuse_what_is_no_reference(text: str) -> None:
         raise InvalidReference("the image has white space in it", "remove it, or put ';' between two entries")
     scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text)
     if scheme:
-        rest = text[scheme.end() :]
+        rest = text.removeprefix(scheme.group())
         raise InvalidReference(
             f"the image begins with a scheme ({scheme.group()})",
             f"write the image as {rest!r}" if rest else "write registry/repository:tag",
@@ -97,11 +97,11 @@ def _split_host(text: str) -> tuple[str | None, str]:
 
 
 def _no_repository(text: str, repository: str, start: int) -> InvalidReference:
-    lower = repository.lower()
+    lower, end = repository.lower(), start + len(repository)
     if _REPOSITORY.fullmatch(lower):
         return InvalidReference(
             f"the repository {repository!r} has upper case letters",
-            f"write the image as {text[:start] + lower + text[start + len(repository) :]!r}",
+            f"write the image as {text[:start] + lower + text[end:]!r}",
         )
     return InvalidReference(
         f"{repository!r} is no repository", "write lower case letters and digits, separated by '.', '_', '-' or '/'"

@@ -9,7 +9,7 @@ The modules and the controller share these steps; the decision between them is `
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -18,11 +18,17 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
     build_daemonsets,
     builder_number,
+    held_images,
     overruled_labels,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
+    Grace,
+    Report,
+    assess,
+    matching_nodes,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     DEPLOYMENT,
     GUARD,
@@ -43,14 +49,24 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    AUTO,
     CONFIG_MAP_NAME,
+    IMAGE_VOLUME,
+    SLEEP,
     CachedImage,
     Reading,
     Settings,
     from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
+    Admission,
+    Choice,
+    annotation,
+    choose,
+)
 
+_REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
 _GONE_PAUSE = 0.2
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
@@ -84,24 +100,24 @@ def config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, An
 
 def installed_config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, Any]]:
     """Of the ConfigMaps of all sets those that belong to this installation alone: what goes along with it."""
-    found = config_maps(cluster, image_set)
-    return {
-        name: config_map
-        for name, config_map in found.items()
-        if name == image_set.config_map_name
-        or (metadata(config_map).get("labels") or {}).get(DEPLOYMENT) == image_set.deployment_name
-    }
+
+    def belongs(name: str, config_map: dict[str, Any]) -> bool:
+        labels = metadata(config_map).get("labels") or {}
+        return name == image_set.config_map_name or labels.get(DEPLOYMENT) == image_set.deployment_name
+
+    return {name: found for name, found in config_maps(cluster, image_set).items() if belongs(name, found)}
 
 
 def installed_daemonsets(cluster: Cluster, image_set: ImageSet, sets: Collection[str]) -> list[dict[str, Any]]:
     """The DaemonSets of these sets, and those of sets of the same installation whose ConfigMap is gone."""
     found, _version = cluster.list("DaemonSet", image_set.namespace, labels=IMAGE_SET)
-    return [
-        daemonset
-        for daemonset in found
-        if is_ours(daemonset)
-        and (daemonset["metadata"]["labels"][IMAGE_SET] in sets or _is_left_behind(cluster, image_set, daemonset))
-    ]
+    return [daemonset for daemonset in found if is_ours(daemonset) if belongs_to(cluster, image_set, sets, daemonset)]
+
+
+def belongs_to(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daemonset: Mapping[str, Any]) -> bool:
+    """Whether a DaemonSet of ours is one of these sets', or of a set of the same installation that is gone."""
+    name = metadata(daemonset)["labels"].get(IMAGE_SET, "")
+    return name in sets or (bool(name) and _is_left_behind(cluster, image_set, daemonset))
 
 
 def _is_left_behind(cluster: Cluster, image_set: ImageSet, daemonset: Mapping[str, Any]) -> bool:
@@ -127,6 +143,7 @@ def desired_daemonset(
     openshift: bool,
     may_delete_pods: bool = True,
     in_cluster: bool = False,
+    choice: Choice | None = None,
 ) -> dict[str, Any]:
     """The DaemonSet that is wanted, with the owners that exist and the selector of the one that is there.
 
@@ -135,6 +152,7 @@ def desired_daemonset(
         runs, or without that right, the DaemonSet controller rolls.
     :param in_cluster: the caller is the controller. Without its Deployment it is about to end, and leaves the strategy
         to whoever comes after it.
+    :param choice: the strategy to take, None where the settings name it.
     """
     owners = []
     if settings.namespace == image_set.namespace:  # An owner in another namespace does not exist for the API.
@@ -143,14 +161,68 @@ def desired_daemonset(
     if deployment is None and in_cluster and live is not None:
         runs = _is_ours_to_roll(live)
     (daemonset,) = build_daemonsets(
-        settings,
+        choice.applied(settings) if choice else settings,
         config_map_name=image_set.config_map_name,
         owners=owners,
         selector=((live or {}).get("spec") or {}).get("selector", {}).get("matchLabels"),
         openshift=openshift,
         rolled_by_controller=runs and may_delete_pods,
     )
+    if choice and settings.strategy == AUTO:
+        data = daemonset["metadata"]
+        data["annotations"] = {**data.get("annotations", {}), **annotation(choice)}
     return daemonset
+
+
+def choice_for(
+    cluster: Cluster, settings: Settings, live: Mapping[str, Any] | None, *, openshift: bool, read_nodes: bool = True
+) -> Choice:
+    """The strategy that a set takes on this cluster; what has to be read for it is read, and nothing is changed."""
+    share = Shared()
+
+    def nodes() -> list[Mapping[str, Any]] | None:
+        return matching(settings, _nodes(cluster, share) if read_nodes else None)
+
+    return choose(settings, live, nodes, lambda: ask_admission(cluster, settings, openshift=openshift))
+
+
+def matching(settings: Settings, nodes: Iterable[Mapping[str, Any]] | None) -> list[Mapping[str, Any]] | None:
+    """Those of the nodes on which the set's pods are to be; None where they are unknown."""
+    if nodes is None:
+        return None
+    (daemonset,) = build_daemonsets(settings)
+    return list(matching_nodes(daemonset["spec"]["template"]["spec"], nodes)[0].values())
+
+
+def ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool) -> Admission:
+    """What the API server says to a pod of the set with image volumes: a dry run, nothing is made.
+
+    It is to blame for a refusal only where the same pod without them is let in: a quota or a missing ServiceAccount
+    refuses either.
+    """
+    said = ""
+    for pod_resources in (True, False):
+        volumes = replace(settings, strategy=IMAGE_VOLUME, pod_resources=pod_resources)
+        try:
+            made = cluster.create(_pod_of(volumes, openshift), dry_run=True)
+        except ApiError as error:
+            if error.forbidden or error.status not in _REFUSALS:
+                return Admission(None, f"unknown ({error})")
+            said = said or str(error)
+        else:
+            return Admission(True, "", "resources" in made["spec"])
+    try:
+        cluster.create(_pod_of(replace(settings, strategy=SLEEP), openshift), dry_run=True)
+    except ApiError:
+        return Admission(None, f"unknown, since no pod of the set is let in ({said})")
+    return Admission(False, said)
+
+
+def _pod_of(settings: Settings, openshift: bool) -> dict[str, Any]:
+    (daemonset,) = build_daemonsets(settings, openshift=openshift)
+    template = daemonset["spec"]["template"]
+    named = {"generateName": f"{settings.daemonset_name}-", "namespace": settings.namespace}
+    return {**template, "apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], **named}}
 
 
 def read_owners(
@@ -239,8 +311,8 @@ def look_at(
 def _others(settings: Settings, live: Mapping[str, Any]) -> tuple[CachedImage, ...]:
     """The images of the DaemonSet's containers that the settings don't have."""
     known = {image.name for image in settings.images}
-    containers = live["spec"]["template"]["spec"].get("containers") or ()
-    return tuple(CachedImage(c["name"], c["image"]) for c in containers if c["name"] not in known)
+    held = held_images(live["spec"]["template"]["spec"])
+    return tuple(CachedImage(name, image) for name, image in held.items() if name not in known)
 
 
 def settings_of(live: Mapping[str, Any]) -> Settings:
@@ -280,6 +352,7 @@ def keep(
     """One pass over one set, as a module makes it: read, decide, carry out; and warnings."""
     live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
     config_map, deployment = read_owners(cluster, image_set, live)
+    choice = choice_for(cluster, settings, live, openshift=openshift, read_nodes=read_nodes)
     desired = desired_daemonset(
         settings,
         image_set,
@@ -288,6 +361,7 @@ def keep(
         deployment=deployment,
         openshift=openshift,
         may_delete_pods=_may_delete_pods(live, deployment),
+        choice=choice,
     )
     guard, warning = Guard.read(config_map, now())
     decision = decide(
@@ -298,12 +372,22 @@ def keep(
         guard=guard,
         max_unavailable=settings.max_unavailable,
     )
+    decision = because_of(choice, decision, settings)
     if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
         decision = replace(decision, action="none")
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
     overruled = overruled_labels(settings, desired)
     told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment), overruled)
     return decision, change, tuple(sentence for sentence in told if sentence)
+
+
+def because_of(choice: Choice, decision: Decision, settings: Settings) -> Decision:
+    """The decision with what the choice of a strategy adds: that there is none, or why there is this one."""
+    if choice.refused:
+        return Decision("refuse", (choice.refused,))
+    if settings.strategy != AUTO or decision.action not in ("create", "patch", "recreate"):
+        return decision
+    return replace(decision, reasons=(*decision.reasons, f"strategy {choice.strategy}: {choice.why}"))
 
 
 def _may_delete_pods(live: Mapping[str, Any] | None, deployment: Mapping[str, Any] | None) -> bool:

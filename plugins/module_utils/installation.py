@@ -16,6 +16,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.podsecurity
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     CONFIG_MAP_NAME,
+    REFRESH_DIGEST,
     Settings,
     to_config_map,
 )
@@ -61,6 +62,8 @@ class Installation:
     openshift: bool = False
     catalog: str = CATALOG
     catalog_namespace: str = ""  # Empty: where OLM has its own.
+    pull_secrets: tuple[str, ...] = ()  # Of all sets: those that the controller may read, to ask registries with them.
+    registries: Mapping[str, str] = field(default_factory=dict)  # Environment: how the controller reaches registries.
 
 
 def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:
@@ -145,8 +148,9 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
         "rules": [
             # Patch: the loop guard's annotation.
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch", "patch"]},
-            # Delete: exchanging the cache's pods after a change, a few nodes at a time.
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+            # Delete: exchanging the cache's pods after a change, a few nodes at a time. Create: asking admission, by a
+            # dry run, for a pod with image volumes; who may create DaemonSets may have pods made already.
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
             {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch", "create", "patch"]},
             {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "watch"]},
             {
@@ -154,6 +158,7 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
                 "resources": ["daemonsets"],
                 "verbs": ["get", "list", "watch", "create", "patch", "delete"],
             },
+            *secrets_access(installation, settings),
         ],
     }
     binding = {
@@ -162,6 +167,19 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
         "subjects": [_subject(installation, settings)],
     }
     return [account, role, binding, _deployment(installation, settings)]
+
+
+def secrets_access(installation: Installation, settings: Settings) -> list[dict[str, Any]]:
+    """The right to read the pull secrets that the sets name and no other, to ask registries what tags stand for."""
+    secrets = {*installation.pull_secrets, *(settings.image_pull_secrets if settings.refresh == REFRESH_DIGEST else ())}
+    if not secrets:
+        return []
+    return [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": sorted(secrets), "verbs": ["get"]}]
+
+
+def registries_environment(installation: Installation) -> list[dict[str, str]]:
+    """How the controller reaches registries, as environment variables of its container."""
+    return [{"name": name, "value": value} for name, value in sorted(installation.registries.items())]
 
 
 def _object(api_version: str, kind: str, name: str, namespace_name: str | None) -> dict[str, Any]:
@@ -196,6 +214,7 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                 "env": [
                     {"name": "DEPLOYMENT_NAME", "value": installation.deployment_name},
                     {"name": "CONFIG_MAP_NAME", "value": installation.config_map_name},
+                    *registries_environment(installation),
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
                 # Asked every second until the first pass has ended, so that an installation need not wait for it.

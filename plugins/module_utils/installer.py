@@ -26,8 +26,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
+    belongs_to,
     installed_config_maps,
-    installed_daemonsets,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
@@ -48,7 +48,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import REFRESH_DIGEST, Settings
 
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -90,6 +90,7 @@ class Outcome:
     left: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] | None = None
+    decided: dict[str, Settings] = field(default_factory=dict)  # DaemonSet -> its settings with the strategy it takes.
 
 
 def install(
@@ -108,6 +109,7 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
+    installation = _with_secrets(installation, plan)
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
     operated.leave_others(hands, choices.install_method)
     if method.operated:
@@ -242,6 +244,7 @@ def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[d
     Without a controller the DaemonSets, too. A controller makes them, and who applied them besides would fight with it.
     """
     common, method = plan.required(), METHODS[choices.install_method]
+    installation = _with_secrets(installation, plan)
     sets = _sets_to_be(plan, choices)
     made = [] if choices.create_namespace is False else [objects.namespace(common, installation.openshift)]
     made += [objects.priority_class()] if _wants_priority_class(plan.sets, choices) else []
@@ -258,6 +261,12 @@ def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[d
         name = wanted.config_map_name
         made += build_daemonsets(wanted.settings, config_map_name=name, openshift=installation.openshift)
     return made
+
+
+def _with_secrets(installation: Installation, plan: Plan) -> Installation:
+    """With the pull secrets of all sets of whose tags the controller asks registries."""
+    asking = [wanted.settings for wanted in plan.sets if wanted.settings.refresh == REFRESH_DIGEST]
+    return replace(installation, pull_secrets=tuple(sorted({n for each in asking for n in each.image_pull_secrets})))
 
 
 def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:
@@ -292,6 +301,7 @@ def uninstall(
     sets = installed_config_maps(cluster, image_set)
     if not operated.uninstall(_hands(cluster, namespace, outcome, dry_run, timeout)):
         return
+    sets |= installed_config_maps(cluster, image_set)  # An operator heals until its resource has gone.
     for wanted in reversed(objects.controller(installation, settings)):
         _remove(cluster, wanted["kind"], wanted["metadata"]["name"], namespace, outcome, dry_run)
     for name in sets:
@@ -321,12 +331,9 @@ def wait_for_controller(cluster: Cluster, installation: Installation, namespace:
 def is_available(deployment: dict[str, Any]) -> bool:
     """Whether the pods of the Deployment as it is now are there, and no others."""
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-    return bool(
-        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-        and status.get("updatedReplicas", 0) >= wanted
-        and status.get("availableReplicas", 0) >= wanted
-        and status.get("replicas", 0) == wanted
-    )
+    observed = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    there = all(status.get(key, 0) >= wanted for key in ("updatedReplicas", "availableReplicas"))
+    return bool(observed and there and status.get("replicas", 0) == wanted)
 
 
 def controller_trouble(cluster: Cluster, deployment: dict[str, Any]) -> tuple[str, bool]:
@@ -604,13 +611,12 @@ def _remove_shared(
             outcome.left.append(f"ClusterRole {objects.NODES_ROLE_NAME} stays: {', '.join(users[:3])} still use it")
         else:
             _remove(cluster, "ClusterRole", objects.NODES_ROLE_NAME, None, outcome, dry_run)
-        going = {daemonset["metadata"]["uid"] for daemonset in installed_daemonsets(cluster, image_set, sets)}
-        others, _version = cluster.list("DaemonSet")
+        daemonsets, _version = cluster.list("DaemonSet")
         users = [
             describe(daemonset)
-            for daemonset in others
-            if daemonset["metadata"]["uid"] not in going
-            and daemonset["spec"]["template"]["spec"].get("priorityClassName") == objects.PRIORITY_CLASS_NAME
+            for daemonset in daemonsets
+            if daemonset["spec"]["template"]["spec"].get("priorityClassName") == objects.PRIORITY_CLASS_NAME
+            if not _is_going(cluster, image_set, sets, daemonset)
         ]
         if users:
             outcome.left.append(
@@ -625,6 +631,28 @@ def _remove_shared(
             f"ClusterRole {objects.NODES_ROLE_NAME} and PriorityClass {objects.PRIORITY_CLASS_NAME} stay, "
             f"if they are there: {error}"
         )
+
+
+def _is_going(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daemonset: Mapping[str, Any]) -> bool:
+    """Whether a DaemonSet is being removed: with its namespace, by the garbage collector, or with this installation."""
+    data = daemonset["metadata"]
+    if data.get("deletionTimestamp"):
+        return True
+    if data["namespace"] != image_set.namespace:
+        return _is_namespace_going(cluster, data["namespace"])
+    owners = data.get("ownerReferences") or ()
+    kept = any(owner["kind"] == "Deployment" and owner["name"] == image_set.deployment_name for owner in owners)
+    return is_ours(daemonset) and (kept or belongs_to(cluster, image_set, sets, daemonset))
+
+
+def _is_namespace_going(cluster: Cluster, name: str) -> bool:
+    try:
+        namespace = cluster.get("Namespace", name)
+    except ApiError as error:
+        if error.forbidden:
+            return False
+        raise
+    return namespace is None or bool(namespace["metadata"].get("deletionTimestamp"))
 
 
 def _remove_namespace(

@@ -148,12 +148,12 @@ def _parts(row: Row | Mapping[str, Any]) -> tuple[str, tuple[str, str], tuple[An
 
 
 def _story_index(stories: dict[tuple[Any, ...], int], story: tuple[Any, ...]) -> int:
-    message = story[MESSAGE]
+    message, *rest = story[MESSAGE:]
     if message and len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 3] + "..."
-    told = (*story[:MESSAGE], message, *story[MESSAGE + 1 :])
+    told = (*story[:MESSAGE], message, *rest)
     if message and told not in stories and len(stories) >= MOST_STORIES:
-        told = (*story[:MESSAGE], LEFT_OUT, *story[MESSAGE + 1 :])
+        told = (*story[:MESSAGE], LEFT_OUT, *rest)
     return stories.setdefault(told, len(stories))
 
 

@@ -20,6 +20,10 @@ DEPLOYMENT = "kubecache.io/deployment"  # On a set's ConfigMap: the Deployment o
 MADE_FROM = "kubecache.io/made-from"  # On a DaemonSet that may only be created and deleted: what it was made from.
 KEPT = "kubecache.io/kept-settings"  # On a set's ConfigMap: options that were taken over, and that nobody has given.
 GROUP = "kubecache.io/group"  # On a set's ConfigMap: the name of the group that it is.
+STRATEGY = "kubecache.io/strategy"  # On a DaemonSet: the strategy that was chosen for it, and why.
+REFRESH_OF = "kubecache.io/refresh-of"  # On the short-lived DaemonSet: the one whose moved tags it pulls.
+REFRESH = "kubecache.io/refresh"  # There: what it pulls, and on which nodes now.
+SETTLED = "kubecache.io/settled-digests"  # On a set's ConfigMap: what nodes call a digest of the registry.
 
 LABELS = {"app.kubernetes.io/name": "kubernetes-image-puller", MANAGED_BY: MANAGER}
 

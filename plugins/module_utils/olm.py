@@ -143,12 +143,12 @@ def subscription(installation: Installation, namespace: str) -> list[dict[str, A
     """What asks OLM for the operator in one namespace: an OperatorGroup for that namespace, and the Subscription."""
     group = _object("operators.coreos.com/v1", "OperatorGroup", namespace)
     asked = _object("operators.coreos.com/v1alpha1", "Subscription", namespace)
+    usual = "openshift-marketplace" if installation.openshift else "olm"
     wanted = {
         "name": PACKAGE,
         "channel": CHANNEL,
         "source": installation.catalog,
-        "sourceNamespace": installation.catalog_namespace
-        or ("openshift-marketplace" if installation.openshift else "olm"),
+        "sourceNamespace": installation.catalog_namespace or usual,
         "installPlanApproval": "Automatic",
     }
     return [{**group, "spec": {"targetNamespaces": [namespace]}}, {**asked, "spec": wanted}]

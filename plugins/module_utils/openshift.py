@@ -51,6 +51,7 @@ _DESCRIPTIONS = {
     "IMAGE_PULL_SECRETS": "Secrets for the cached images, separated by semicolons",
     "KIP_IMAGE": "Image from which the sleep of the cache's containers comes",
     "MAX_UNAVAILABLE": "Nodes that may exchange their pod at a time, a number or a percentage",
+    "STRATEGY": "How images are held on a node: sleep, image_volume or auto; empty: sleep",
     "NEW_NODE_GRACE_SECONDS": "Seconds for which a node that has just joined is excused",
     "PROGRESS_GRACE_SECONDS": "Seconds for which images may be on their way without any progress",
     "PRIORITY_CLASS": "PriorityClass of the cache's pods, which must be there; empty: none",
@@ -58,6 +59,7 @@ _DESCRIPTIONS = {
     "POD_LABELS": "Further labels of the cache's pods, a JSON object; empty: none",
     "POD_ANNOTATIONS": "Further annotations of the cache's pods, a JSON object; empty: none",
     "RUNTIME_CLASS": "RuntimeClass of the cache's pods, which must be there; empty: none",
+    "REFRESH": "What is done about tags that are moved in their registry: digest, restart or never; empty: digest",
 }
 # What nothing works without. An empty value is refused before anything is applied.
 _REQUIRED = ("SERVICEACCOUNT_NAME", "CONFIG_MAP_NAME", "DEPLOYMENT_NAME", "IMAGE", "IMAGE_TAG", "IMAGES", "NAMESPACE")
@@ -101,6 +103,10 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
     for name in ("imagePullSecrets", "priorityClassName"):
         if not pod[name]:
             del pod[name]  # As the API server does, for which it would differ from what is there.
+    # What no parameter can say: in a rule an empty list of names would mean all of them.
+    (role,) = [obj for obj in made if obj["kind"] == "Role"]
+    role["rules"] += objects.secrets_access(installation, settings)
+    pod["containers"][0]["env"] += objects.registries_environment(installation)
     return made
 
 

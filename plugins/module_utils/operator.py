@@ -32,14 +32,16 @@ _KEEP = ["get", "list", "watch", "create", "patch", "delete"]
 def rules() -> list[dict[str, Any]]:
     """What the operator needs in each namespace that it serves, and no more.
 
-    It gives the controller its rights, which nobody may who does not have them: those on pods and events are the
-    controller's, as is the right to delete DaemonSets.
+    It gives the controller its rights, which nobody may who does not have them: those on pods, events and secrets are
+    the controller's, as is the right to delete DaemonSets.
     """
     return [
         {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [GROUP], "resources": [f"{PLURAL}/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": list(_KEEP)},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+        # The controller's, by name: those of the pull secrets that resources name, which nobody knows before.
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch", "create", "patch"]},
         # Update: what a former manager wrote into a template is replaced once.
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": [*_KEEP, "update"]},

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -46,7 +46,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
     toleration_for,
     untolerated,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Problem, Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    AUTO,
+    IMAGE_VOLUME,
+    SLEEP,
+    Problem,
+    Settings,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import unable
 
 # How much larger an image is on a node than the sum of its compressed layers. An estimate: 2.8 is what a Debian root
 # file system with Python has. A runtime keeps the compressed layers, too, so that a node needs 3.8 times their size.
@@ -183,6 +190,7 @@ def plan(
         *(_about_lock(lock, rows, nodes) if lock else ()),
         *_about_consumers(rows, survey),
         *_about_admission(survey),
+        *_about_strategy(made, survey, nodes),
         *(_Finding("note", "unread", sentence) for sentence in survey.unread),
     ]
     findings.sort(key=lambda finding: _LEVELS.index(finding.level))
@@ -381,8 +389,8 @@ def _set_row(one: _Set, count: int | None) -> dict[str, Any]:
 
 
 def _documented(settings: Settings, nodes: int | None) -> str | None:
-    """The formula of the known documentation: memory limit x images x nodes."""
-    if nodes is None:
+    """The formula of the known documentation: memory limit x images x nodes; None where it does not hold."""
+    if nodes is None or (settings.strategy == IMAGE_VOLUME and settings.pod_resources):
         return None
     images, limit = len(settings.images), settings.caching_memory_limit
     total = show(parse_quantity(limit) * images * nodes, "memory")
@@ -426,9 +434,10 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
     unit = Decimal(2**20) if kind == "memory" else Decimal("0.001")
     cached = (getattr(one.cost, QUOTA_FIELDS[quota.resource]) * count for one, count in zip(sets, counts, strict=True))
     room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
-    if side and containers and room > 0 and (each := (room / containers // unit) * unit):
+    fixed = any(one.settings.strategy == IMAGE_VOLUME and one.settings.pod_resources for one in sets)
+    if side and not fixed and containers and room > 0 and (each := (room / containers // unit) * unit):
         remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
-    remedies.append("cache fewer images" if side else "cache on fewer nodes")
+    remedies.append("cache fewer images" if side and not fixed else "cache on fewer nodes")
     return _Finding(
         "error",
         "quota",
@@ -528,6 +537,24 @@ def _about_runtime(survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]
             f"the RuntimeClass {name} is for nodes with {selector} only, and {_count(len(names), 'node')} "
             f"({_some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
             "Remedy: set node_selector to it, too",
+        )
+
+
+def _about_strategy(sets: Sequence[_Set], survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    """That image volumes would reserve less, where every node that is concerned can mount them."""
+    for one in sets:
+        now, then = (cost_per_node(replace(one.settings, strategy=strategy)) for strategy in (SLEEP, IMAGE_VOLUME))
+        less = all(parse_quantity(now[key]) > parse_quantity(then[key]) for key in ("cpu_requests", "memory_requests"))
+        names = {node.name for node in nodes if one in node.sets}
+        concerned = [node for node in survey.nodes or () if node["metadata"]["name"] in names]
+        if one.settings.strategy != SLEEP or not less or not concerned or unable(concerned, certain=True):
+            continue
+        yield _Finding(
+            "note",
+            "strategy",
+            f"with image volumes a node would reserve {then['cpu_requests']} CPU and {then['memory_requests']} "
+            f"for {_count(len(one.settings.images), 'image')}, instead of {now['cpu_requests']} and "
+            f"{now['memory_requests']}, and every node here can mount them. Remedy: let strategy be {AUTO}",
         )
 
 

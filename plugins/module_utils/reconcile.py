@@ -252,6 +252,8 @@ def _stuck_pods(observed: Observed, now: datetime) -> tuple[tuple[PodRef, ...], 
 def judged(report: Report, decision: Decision) -> Report:
     """The report with what only the decision knows: a roll that goes on or was stopped, a pause of the guard."""
     step, reasons = decision.step, report.reasons
+    if decision.action == "refuse":
+        return replace(report, verdict="Degraded", reasons=(*decision.reasons, *reasons))
     if step.stopped:
         return replace(report, verdict="Degraded", reasons=(step.sentence, *reasons))
     if decision.paused:

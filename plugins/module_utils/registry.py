@@ -162,9 +162,13 @@ class Registries:
 
     # What is asked
 
-    def digest(self, image: str) -> str:
-        """What the reference stands for now, at the cost of one HEAD where the registry answers it."""
-        return self._somewhere(image, self._digest)
+    def digest(self, image: str, known: Collection[str] | None = None) -> str:
+        """What the reference stands for now, at the cost of one HEAD where the registry answers it.
+
+        :param known: digests that are believed at a word; of any other the manifest itself is asked for, and has to
+            have it. None: all are.
+        """
+        return self._somewhere(image, lambda place: self._digest(place, known))
 
     def facts(self, image: str, platforms: Collection[str]) -> Facts:
         """Digest, platforms, and the layers for those of ``platforms`` (``os/architecture``) that there are."""
@@ -232,7 +236,7 @@ class Registries:
         for prefix in sorted(self.access.mirrors, key=len, reverse=True):
             if name == prefix or name.startswith(f"{prefix}/"):
                 for mirror in self.access.mirrors[prefix]:
-                    host, _slash, repository = (mirror + name[len(prefix) :]).partition("/")
+                    host, _slash, repository = (mirror + name.removeprefix(prefix)).partition("/")
                     yield replace(reference, registry=host, repository=repository)
                 return
 
@@ -253,11 +257,12 @@ class Registries:
 
     # The answers
 
-    def _digest(self, place: _Place) -> str:
+    def _digest(self, place: _Place, known: Collection[str] | None) -> str:
         # An answer to HEAD has no words: where it does not say enough, the manifest itself is asked for.
         with contextlib.suppress(_Wordless):
             told = self._ask(place, "HEAD", f"manifests/{place.version}", _ACCEPT).headers.get("Docker-Content-Digest")
-            if told and _DIGEST.fullmatch(told) and place.reference.digest in ("", told):
+            believed = known is None or told in known
+            if told and believed and _DIGEST.fullmatch(told) and place.reference.digest in ("", told):
                 return told
         return self._manifest(place, place.version)[1]
 

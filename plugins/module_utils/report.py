@@ -13,6 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
@@ -124,7 +125,7 @@ def _set(told: Mapping[str, Any]) -> dict[str, Any]:
         "problems": _redacted(told.get("problems") or []),
         "inferred": told["inferred"],
         "summary": told["summary"],
-        "cost": _cost(told.get("settings"), len(matrix.nodes)),
+        "cost": _cost(told.get("settings"), told.get("daemonset") or {}, len(matrix.nodes)),
         "matrix": {**matrix.as_dict(), "stories": _redacted(matrix.stories)},
     }
 
@@ -140,11 +141,12 @@ def _matrix(told: Mapping[str, Any]) -> Matrix:
     return from_rows(told["rows"], images, nodes, **why)
 
 
-def _cost(options: Mapping[str, Any] | None, nodes: int) -> dict[str, Any] | None:
+def _cost(options: Mapping[str, Any] | None, daemonset: Mapping[str, Any], nodes: int) -> dict[str, Any] | None:
     """What the set reserves on a node, and on so many; None where the settings are not known."""
     settings = from_options(options).settings if options else None
     if settings is None:
         return None
+    settings = replace(settings, strategy=daemonset.get("strategy") or settings.strategy)
     node = cost_per_node(settings)
     total = {
         key: format_quantity(parse_quantity(value) * nodes, binary="memory" in key)

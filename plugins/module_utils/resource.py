@@ -20,6 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     DEFAULTS,
     FIELDS,
+    STRATEGIES,
     Problem,
     Settings,
     check,
@@ -73,6 +74,8 @@ _SHAPES = {
     ),
     "hours": (r"^([0-9]*\.?[0-9]*[1-9][0-9]*(\.[0-9]*)?)?$", "write a number of hours above 0, such as 1 or 0.5"),
     "part": (r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)?$", "write a number of nodes, or 1% to 100% of them"),
+    "strategy": (rf"^({'|'.join(STRATEGIES)})?$", f"write one of {', '.join(STRATEGIES)}"),
+    "refresh": (r"^(digest|restart|never)?$", "write digest, restart or never"),
     "seconds": (r"^[0-9]{0,6}$", "write a whole number of seconds, such as 60"),
 }
 _LENGTHS = {"images": 524288, "object": 262144, "list": 262144}
@@ -99,6 +102,7 @@ _ABOUT = {
     "daemonsetAnnotations": ("object", "Annotations of the DaemonSet, as a JSON object."),
     "helperImage": ("image", "Image from which each node takes the program that sleeps in place of the images' own."),
     "maxUnavailable": ("part", "On how many nodes a change may be under way at a time, a number or a percentage."),
+    "strategy": ("strategy", "How an image is held on a node: sleep, image_volume, or auto."),
     "newNodeGrace": ("seconds", "Seconds until a node that has joined counts."),
     "progressGrace": ("seconds", "Seconds without progress until what is still to come is called a failure."),
     "priorityClassName": ("name", "PriorityClass of the cache's pods; it has to exist."),
@@ -106,6 +110,7 @@ _ABOUT = {
     "podLabels": ("object", "Further labels of the cache's pods, as a JSON object."),
     "podAnnotations": ("object", "Further annotations of the cache's pods, as a JSON object."),
     "runtimeClassName": ("name", "RuntimeClass of the cache's pods; it has to exist."),
+    "refresh": ("refresh", "What is done about tags that are moved in their registry: digest, restart or never."),
     "serviceAccountName": ("name", "ServiceAccount of the controller."),
     "deploymentPriorityClassName": ("name", "PriorityClass of the controller's pod; it has to exist."),
     "deploymentCPURequest": ("quantity", "CPU that is reserved for the controller."),
@@ -144,7 +149,8 @@ def default_of(field: str) -> str:
     if field in _RESOURCES:
         return str(getattr(Resources(), _RESOURCES[field]))
     setting = next(f for f in FIELDS if f.spec == field)
-    return setting.show(DEFAULTS[setting.option])
+    default = DEFAULTS[setting.option]
+    return setting.show(default) or (default if isinstance(default, str) else "")
 
 
 def about(field: str) -> str:

@@ -93,7 +93,7 @@ def next_step(
     if stopped:
         return Step((), len(old), updated, tuple(in_flight), stopped)
     # A canary first. Those that are best off go before the others: what fails there fails because of the change.
-    budget = _budget(max_unavailable, len(nodes)) if done else 1
+    budget = allowance(max_unavailable, len(nodes)) if done else 1
     order = sorted(old, key=lambda node: (-sum(row.held for row in rows[node]), node))
     going = [_ref(by_node[node], node) for node in order[: max(0, budget - len(in_flight))]]
     return Step(tuple(going), len(old), updated, tuple(in_flight))
@@ -148,7 +148,8 @@ def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequenc
     )
 
 
-def _budget(max_unavailable: str, nodes: int) -> int:
+def allowance(max_unavailable: str, nodes: int) -> int:
+    """How many nodes ``max_unavailable`` means, a number or a percentage of these, rounded up; at least one."""
     if max_unavailable.endswith("%"):
         return max(1, -(-nodes * int(max_unavailable[:-1]) // 100))
     return max(1, int(max_unavailable))

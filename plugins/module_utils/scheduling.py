@@ -40,7 +40,7 @@ def untolerated(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[di
         taint
         for taint in (node.get("spec") or {}).get("taints") or ()
         if taint.get("effect") in ("NoSchedule", "NoExecute")
-        and not any(_tolerates(toleration, taint) for toleration in tolerations)
+        if not any(_tolerates(toleration, taint) for toleration in tolerations)
     ]
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -30,6 +30,10 @@ try:
 except ImportError:  # The pure core needs only the standard library; without PyYAML texts are read as JSON.
     yaml = None  # type: ignore[assignment]
 
+# How an image is held on a node; auto: by image_volume where the whole cluster can, else by sleep.
+SLEEP, IMAGE_VOLUME, AUTO = STRATEGIES = ("sleep", "image_volume", "auto")
+# What is done about tags that are moved in their registry.
+REFRESH_DIGEST, REFRESH_RESTART, REFRESH_NEVER = REFRESHES = ("digest", "restart", "never")
 HELPER_IMAGE = "ghcr.io/kubecache/image-puller-helper:1.0.0"
 CONFIG_MAP_NAME = "k8s-image-puller"
 
@@ -58,7 +62,10 @@ class CachedImage:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that one image set is made from. Quantities and references are kept as they were written."""
+    """Everything that one image set is made from. Quantities and references are kept as they were written.
+
+    ``pod_resources`` is found and not written: whether the API server has resources of a pod as a whole.
+    """
 
     images: tuple[CachedImage, ...]
     namespace: str = "k8s-image-puller"
@@ -82,6 +89,9 @@ class Settings:
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
     runtime_class_name: str = ""
+    strategy: str = SLEEP
+    pod_resources: bool = True
+    refresh: str = REFRESH_DIGEST
 
 
 DEFAULT_IMAGES = (
@@ -301,6 +311,26 @@ def _seconds(read: _Reader) -> str:
         read.refuse("it is no number of seconds", "write a whole number such as 60 or 600 (0 to 999999)")
         return "600"
     return str(int(text))
+
+
+def _strategy(read: _Reader) -> str:
+    text = str(read.raw).strip()
+    if text not in STRATEGIES:
+        close = difflib.get_close_matches(text.lower().replace("-", "_"), STRATEGIES, n=1)
+        remedy = f"write {close[0]}" if close else f"write one of {', '.join(STRATEGIES)}"
+        read.refuse("it is no strategy", remedy)
+        return SLEEP
+    return text
+
+
+def _refresh(read: _Reader) -> str:
+    text = str(read.raw).strip()
+    if text not in REFRESHES:
+        close = difflib.get_close_matches(text.lower(), REFRESHES, n=1)
+        remedy = f"write {close[0]}" if close else f"write one of {', '.join(REFRESHES)}"
+        read.refuse("it is no way to refresh tags", remedy)
+        return REFRESH_DIGEST
+    return text
 
 
 # --- lists and structures --------------------------------------------------------------------------------------------
@@ -709,6 +739,11 @@ def _json_or_nothing(value: object) -> str:
     return _json(value) if value else ""
 
 
+def _unless(default: str) -> Callable[[Any], str]:
+    """Prints nothing for the default, so that a set which does not use the setting stays the same to the byte."""
+    return lambda value: "" if value == default else str(value)
+
+
 FIELDS = (
     Field("images", "IMAGES", _images, format_images),
     Field("namespace", "NAMESPACE", _namespace),
@@ -732,8 +767,10 @@ FIELDS = (
     Field("pod_labels", "POD_LABELS", _pod_labels, _json_or_nothing, optional=True),
     Field("pod_annotations", "POD_ANNOTATIONS", _pod_annotations, _json_or_nothing, optional=True),
     Field("runtime_class_name", "RUNTIME_CLASS", _object_name, optional=True),
+    Field("strategy", "STRATEGY", _strategy, _unless(SLEEP), optional=True),
+    Field("refresh", "REFRESH", _refresh, _unless(REFRESH_DIGEST), optional=True),
 )
-DEFAULTS = {f.name: getattr(Settings(DEFAULT_IMAGES), f.name) for f in fields(Settings)}
+DEFAULTS = {f.option: getattr(Settings(DEFAULT_IMAGES), f.option) for f in FIELDS}
 
 
 def from_options(options: Mapping[str, Any]) -> Reading:

@@ -32,6 +32,8 @@ _POD_LABELS = ("pod-template-generation", "controller-revision-hash")
 _OURS = "kubecache.io/"
 _OWNER = ("kind", "name", "uid", "controller")
 _CONTAINER_STATUS = ("name", "image", "imageID", "ready")
+_NODE_INFO = ("kubeletVersion", "containerRuntimeVersion")
+_MOUNT = ("name", "volumeStatus")
 _CONDITION = ("type", "status", "reason", "message")
 _TAINT = ("key", "value", "effect")
 
@@ -88,6 +90,8 @@ def pod_slimmer(share: Shared, *, starts: bool = False) -> Callable[[Mapping[str
             kind: share([_some(c, ("name", "image")) for c in spec.get(kind) or ()])
             for kind in ("containers", "initContainers")
         }
+        if volumes := [_some(volume, ("name", "image")) for volume in spec.get("volumes") or () if volume.get("image")]:
+            made["spec"]["volumes"] = share(volumes)
         if spec.get("nodeName"):
             made["spec"]["nodeName"] = spec["nodeName"]
         else:  # Only the affinity tells then which node the pod is for.
@@ -116,7 +120,11 @@ def node_slimmer(share: Shared, *, sizes: bool = False) -> Callable[[Mapping[str
             "kind": "Node",
             "metadata": metadata,
             "spec": share({key: value for key, value in kept.items() if value}),
-            "status": {"conditions": share(ready), "images": images},
+            "status": {
+                "nodeInfo": share(_some(status.get("nodeInfo") or {}, _NODE_INFO)),
+                "conditions": share(ready),
+                "images": images,
+            },
         }
 
     return slim
@@ -145,6 +153,8 @@ def _pod_status(status: Mapping[str, Any], share: Shared, starts: bool) -> Objec
 def _container_status(container: Mapping[str, Any], starts: bool) -> Object:
     made = _some(container, _CONTAINER_STATUS + (("restartCount",) if starts else ()))
     kept = ("reason", "message", "exitCode", *(("startedAt",) if starts else ()))
+    if mounts := [_some(m, _MOUNT) for m in container.get("volumeMounts") or () if m.get("volumeStatus")]:
+        made["volumeMounts"] = mounts
     for moment in ("state", "lastState"):
         found = {kind: _some(details or {}, kept) for kind, details in (container.get(moment) or {}).items()}
         if found:

@@ -8,6 +8,7 @@ Nothing is written. What may not be read is unknown, and said once.
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -118,6 +119,20 @@ def require_classes(
     """RuntimeError, before anything is changed, where a class that the pods name is known not to be there."""
     if missing := missing_classes(read_classes(cluster, sets, deployment, made)):
         raise RuntimeError(f"Nothing was changed: {'; '.join(missing)}")
+
+
+def access_environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """How the controller is told of the options ``registry_*`` that make sense there, too, as environment variables.
+
+    Logins are those of the pull secrets, and files of this machine are none of its own.
+    """
+    mirrors = options.get("registry_mirrors") or {}
+    insecure = [str(entry).strip() for entry in options.get("registry_insecure") or () if str(entry).strip()]
+    told = {
+        "REGISTRY_MIRRORS": json.dumps(mirrors, sort_keys=True) if mirrors else "",
+        "REGISTRY_INSECURE": ",".join(insecure),
+    }
+    return {name: text for name, text in told.items() if text}
 
 
 def warnings_of(found: Mapping[str, Any]) -> list[str]:
@@ -315,12 +330,9 @@ class _Reader:
         if pod["metadata"]["namespace"] != self.namespace:
             return False
         owners = {(owner["kind"], owner["name"]) for owner in pod["metadata"].get("ownerReferences") or ()}
-        return any(
-            (kind == "DaemonSet" and name in daemonsets)
-            # A ReplicaSet has the name of its Deployment and a hash.
-            or (kind == "ReplicaSet" and bool(deployment) and name.rpartition("-")[0] == deployment)
-            for kind, name in owners
-        )
+        # A ReplicaSet has the name of its Deployment and a hash.
+        sets = {name.rpartition("-")[0] for kind, name in owners if kind == "ReplicaSet"}
+        return any(("DaemonSet", name) in owners for name in daemonsets) or (bool(deployment) and deployment in sets)
 
     def pull_secrets(self, names: Iterable[str], namespace: Mapping[str, Any] | None) -> list[PullSecret]:
         """The pull secrets of the settings."""

@@ -189,11 +189,18 @@ def _sentences(report: Mapping[str, Any]) -> Iterable[str]:
             untold.setdefault((image["reason"], image["message"]), []).append(image["name"])
     for (reason, message), names in untold.items():
         yield f"{_names(names)}: {'' if reason in (None, *OURS) else f'{reason}: '}{message}"
+    yield from (_several(image) for image in report["images"] if len(image["digests"]) > 1)
     for key in ("excused", "skipped"):
         for told in report[key]:
             yield f"{_number(told['nodes'], 'node')} {key} ({_names(told['names'], told['nodes'])}): {told['why']}"
     if report["inferred"]:
         yield "The nodes were not read: what is said of them is inferred from the pods"
+
+
+def _several(image: Mapping[str, Any]) -> str:
+    """A tag that was moved while it rolls, or an image whose digest is another one for other machines."""
+    told = [f"{digest[:19]} on {_number(nodes, 'node')}" for digest, nodes in image["digests"].items()]
+    return f"{image['name']} has {len(told)} digests: {', '.join(told)}"
 
 
 def _names(names: Sequence[str], count: int = 0) -> str:

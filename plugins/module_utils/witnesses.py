@@ -15,7 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import is_current
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
+    held_images,
+    helper_images,
+    is_current,
+    strategy_of,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import Events, Pull
 from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import (
     AFTER_PULL,
@@ -24,7 +29,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.failures im
     classify,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import IMAGE_VOLUME, CachedImage
 
 # Reasons of our own for what waits: no pod, one of the former list, another image first, nobody told.
 NO_POD, OLD_REVISION, BEHIND, UNTOLD = "NoPod", "OldRevision", "NotItsTurn", "Untold"
@@ -120,8 +125,9 @@ class _Pod:
         self.events = events
         # Of a current pod each container is what it is called, whatever admission has made of its image.
         spec = pod.get("spec") or {}
-        self.images: dict[Any, Any] = {c.get("name"): c.get("image") for c in spec.get("containers") or ()}
-        self.helpers = [c.get("image") for c in spec.get("initContainers") or ()]
+        self.images = held_images(spec)
+        self.helpers = helper_images(spec)
+        self.mounts = strategy_of(spec) == IMAGE_VOLUME
         self.containers = {c.get("name"): c for c in status.get("containerStatuses") or ()}
 
     def row(self, image: CachedImage) -> Row:
@@ -136,6 +142,8 @@ class _Pod:
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         reason = waiting.get("reason")
+        if reason in PULL_REASONS and self._is_of_helper(found, waiting.get("message") or ""):
+            return self._untold_by_status(image, told, waiting)
         if reason in PULL_REASONS:  # Before imageID: that may be of a dead container whose image is gone.
             return self._failed(image, reason, waiting.get("message") or "", told)
         if container.get("imageID") or "running" in state:
@@ -147,7 +155,8 @@ class _Pod:
     ) -> Row:
         started = (state.get("running") or {}).get("startedAt")
         reason, message = _trouble(container, state) if "running" not in state else (None, None)
-        digest = _digest(container.get("imageID") or "")
+        # A container that mounts the image is there only where the mount succeeded; its own image is the helper.
+        digest = _mounted_digest(container) if self.mounts else _digest(container.get("imageID") or "")
         if told and told.state == "cached":
             since, seconds, size = told.since or started, told.seconds, told.size
         else:
@@ -162,11 +171,13 @@ class _Pod:
         place = (self.node, image.name, image.image)
         if reason in AFTER_PULL:
             return Row(*place, "cached", reason=reason, message=message, **_arrival(told))
+        if self.mounts and (helper := self._helper_failure()):  # It comes after the images, and nothing holds them.
+            return self._failed(image, *helper, None)
         if told and told.state == "cached":
             return Row(*place, "cached", held=(self.uid, image.name) in self.events.started, **_arrival(told))
         if told and told.state == "failed":
             return self._failed(image, "ErrImagePull", told.message, told)
-        if helper := _helper_failure(self.status):
+        if helper := self._helper_failure():
             return self._failed(image, *helper, None)
         if told and not self.events.is_silent(self.uid):
             return Row(*place, "pulling", since=told.since, tries=told.tries)
@@ -213,6 +224,20 @@ class _Pod:
             return list(rows)
         return [row._replace(reason=reason, message=message) if row.reason == UNTOLD else row for row in rows]
 
+    def _helper_failure(self) -> tuple[str, str] | None:
+        """Why what holds the images does not come itself."""
+        for container in self.status.get("containerStatuses" if self.mounts else "initContainerStatuses") or ():
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            reason, message = waiting.get("reason"), waiting.get("message") or ""
+            if self._is_of_helper(None, message) if self.mounts else reason in PULL_REASONS + AFTER_PULL:
+                helper = self.helpers[0] if self.mounts else container.get("image")
+                return str(reason), f"helper image {helper}: {message}"
+        return None
+
+    def _is_of_helper(self, held: Any, message: str) -> bool:
+        """Whether what can't be pulled is the container's own image, the helper, and not the one that it mounts."""
+        return self.mounts and any(_is_about(str(helper), message) for helper in self.helpers if helper != held)
+
     def _helper_in_pull(self) -> str | None:
         for image in self.helpers:
             told = self.events.pulls.get((self.uid, image))
@@ -238,11 +263,18 @@ def _trouble(container: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[st
     return reason, told.get("message") or ended.get("message")
 
 
-def _helper_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    for container in status.get("initContainerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in PULL_REASONS + AFTER_PULL:
-            return waiting["reason"], f"helper image {container.get('image')}: {waiting.get('message') or ''}"
+@functools.lru_cache(maxsize=1024)
+def _is_about(image: str, message: str) -> bool:
+    """Whether a message on a pull names the image: as it is written in quotes, or as the runtime writes it."""
+    written, *whole = (re.escape(name) for name in names_of(image))
+    return bool(re.search(rf'"{written}"|(?<![\w./-]){(whole or [written])[0]}(?![\w.-])', message))
+
+
+def _mounted_digest(container: Mapping[str, Any]) -> str | None:
+    """The digest of the image volume that a container mounts, where the kubelet tells (ImageVolumeWithDigest)."""
+    for mount in container.get("volumeMounts") or ():
+        if told := ((mount.get("volumeStatus") or {}).get("image") or {}).get("imageRef"):
+            return _digest(told)
     return None
 
 
@@ -267,7 +299,7 @@ def _listed(
 def _asks(row: Row, entries: Sequence[Mapping[str, Any]]) -> bool:
     if row.state in ("waiting", "pulling"):
         return True
-    return row.state == "cached" and row.size is None and bool(entries[0].get("sizeBytes"))
+    return row.state == "cached" and (row.digest is None or (row.size is None and bool(entries[0].get("sizeBytes"))))
 
 
 def _entry(listed: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> Mapping[str, Any] | None:

@@ -167,7 +167,8 @@ summary:
     released: 0
     held: 1
 images:
-  description: One for each image, with the number of nodes in each state and the worst reason.
+  description: One for each image, with the number of nodes in each state, the worst reason, and the number of nodes
+    with each digest, the eight most frequent.
   returned: with O(sets=one)
   type: list
   elements: dict
@@ -185,6 +186,8 @@ images:
       class: null
       reason: null
       message: null
+      digests:
+        sha256:6f9a1f6e2c5f2f1f9d2c35a8a8a3c1ef6f1a6c9f4b7de0f5f3b1c2d3e4f5a6b7: 1
 nodes:
   description: One for each node, with the number of images in each state, why it is excused, or why it is skipped.
   returned: with O(sets=one)
@@ -270,10 +273,13 @@ problems:
   elements: str
   sample: []
 daemonset:
-  description: Name, namespace and generation of the DaemonSet, or null.
+  description:
+    - Name, namespace and generation of the DaemonSet, by which strategy it holds the images and, where C(strategy=auto)
+      has chosen that, why. Or null.
   returned: with O(sets=one)
   type: dict
-  sample: {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 1}
+  sample: {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 1,
+           "strategy": "sleep", "strategy_reason": ""}
 """
 
 from collections.abc import Mapping

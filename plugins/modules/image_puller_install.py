@@ -387,6 +387,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     Digests,
     ImageSet,
+    choice_for,
     config_maps,
     is_openshift,
 )
@@ -440,6 +441,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, write
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    SLEEP,
     InvalidSettings,
     Settings,
     from_options,
@@ -448,6 +450,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
     REGISTRY_ARGUMENTS,
+    access_environment,
     preflight,
     refusal,
     require_classes,
@@ -512,6 +515,7 @@ def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
         openshift=openshift,
         catalog=params["olm_catalog"],
         catalog_namespace=params["olm_catalog_namespace"] or "",
+        registries=access_environment(params),
     )
 
 
@@ -558,11 +562,12 @@ def _present(
         kept = [member.reading.settings for member in members_of(image_set, live, (), plan.leaving)]
         sets = sets_to_be(plan, choices) or [settings for settings in kept if settings]
         deployment = controller(installation, plan.required())[-1] if choices.controller else None
+        outcome.decided = {s.daemonset_name: _decide(cluster, s, installation.openshift, params, outcome) for s in sets}
         members = members_of(image_set, live, plan.sets, plan.leaving)
         lock = open_lock(cluster, lockable(members), params, controller=installation.image if deployment else "")
         if lock and params["preflight"] != "report":
             lock.require()
-        ahead = _Ahead(sets, deployment, classes_made(plan, choices), lock)
+        ahead = _Ahead(list(outcome.decided.values()), deployment, classes_made(plan, choices), lock)
         _look_ahead(cluster, ahead, params, outcome)
         if lock:
             told["lock"] = lock.as_dict()
@@ -586,6 +591,22 @@ def _present(
             "diff": [*result["diff"], *lock.diff()],
         }
     return result
+
+
+def _decide(
+    cluster: Cluster, settings: Settings, openshift: bool, params: Mapping[str, Any], outcome: Outcome
+) -> Settings:
+    """The settings with the strategy that the set will take; RuntimeError where the one that is asked for can't be."""
+    if settings.strategy == SLEEP:
+        return settings
+    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    choice = choice_for(cluster, settings, live, openshift=openshift, read_nodes=params["read_nodes"] is not False)
+    if choice.refused and params["preflight"] != "report":
+        raise RuntimeError(f"{choice.refused}. Nothing was changed")
+    if choice.refused:
+        outcome.warnings.append(choice.refused)
+        return settings
+    return choice.applied(settings)
 
 
 @dataclass(frozen=True)
@@ -653,7 +674,7 @@ def _result_of_present(outcome: Outcome, plan: Plan) -> dict[str, Any]:
             "config_map_name": wanted.config_map_name,
             "group": wanted.group,
             "settings": to_options(wanted.settings),
-            "cost": cost_per_node(wanted.settings),
+            "cost": cost_per_node(outcome.decided.get(wanted.settings.daemonset_name, wanted.settings)),
         }
         for wanted in outcome.sets
     ]

@@ -85,7 +85,8 @@ def test_a_method_from_the_installation_to_the_last_object(
     checked = playbook("health_check", health_check_fail=True)
     assert checked.changed == 0
     assert "Healthy: DaemonSet" in checked.stdout
-    assert "Nothing of the installation stays" in playbook("uninstall").stdout
+    removed = playbook("uninstall").stdout
+    assert "Nothing of the installation stays" in removed, removed
     nothing_is_left(cluster, namespace)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import Cluster
 from tests.running import WRITES
 
-from .conftest import CONFIG_MAP, DEPLOYMENT, Install, Kubectl, Module
+from .conftest import CONFIG_MAP, DEPLOYMENT, Install, Kubectl, Module, eventually, new_namespace
 
 JAVA = {"java11": "registry.example.com/team/java11:2.1"}
 USER = "project-admin"
@@ -180,3 +180,40 @@ def test_credentials_that_are_not_accepted_are_one_sentence(
     assert "credentials" in told
     assert "\n" not in told
     assert "s3cret-of-somebody" not in told
+
+
+def test_what_others_use_stays_until_they_are_going(cluster: Cluster, namespace: str, module: Module) -> None:
+    """A DaemonSet elsewhere keeps the PriorityClass, and one whose namespace is just being deleted does not."""
+    labels = {"app": "guest"}
+    guest = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "guest", "finalizers": ["example.com/hold"]},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "priorityClassName": "image-puller-cache",
+                    "nodeSelector": {"nowhere": "at-all"},
+                    "containers": [{"name": "guest", "image": "example.com/guest:1"}],
+                },
+            },
+        },
+    }
+    with new_namespace(cluster) as elsewhere:
+        cluster.kubectl("create", "namespace", elsewhere)
+        cluster.kubectl("apply", "-n", elsewhere, "-f", "-", input=json.dumps(guest))
+        try:
+            module("install", images=JAVA, controller=False)
+            kept = [told for told in module("install", state="absent")["left"] if "PriorityClass" in told]
+            assert kept
+            assert f"{elsewhere}/guest" in kept[0]
+            eventually(lambda: cluster.kubectl("get", "namespace", namespace, "--ignore-not-found") == "")
+            module("install", images=JAVA, controller=False)
+            cluster.kubectl("delete", "namespace", elsewhere, "--wait=false")
+            left = module("install", state="absent")["left"]
+            assert f"{elsewhere}/guest" not in " ".join(left)
+        finally:
+            freed = '{"metadata": {"finalizers": null}}'
+            cluster.kubectl("patch", "daemonset", "guest", "-n", elsewhere, "--type=merge", "-p", freed)

@@ -40,6 +40,7 @@ KEPT: dict[str, Any] = {
         "nodeName": True,
         "containers": True,
         "initContainers": True,
+        "volumes": True,
         "unschedulable": True,
         "taints": True,
     },
@@ -265,6 +266,33 @@ class Recorder:
         self.wait("nothing is evicted", lambda: any(map(was_evicted, self.get("pods", namespace))))
         self.write(namespace)
         self.cluster.kubectl("delete", "pod", "user", "-n", namespace)
+
+    def image_volume(self, namespace: str) -> None:
+        self.volume(namespace, "registry.example.com/team/scratch:1", runs, self.busybox)
+
+    def image_volume_absent(self, namespace: str) -> None:
+        self.volume(namespace, "registry.example.com/team/app:absent", waits("ErrImagePull"), self.busybox)
+
+    def image_volume_back_off(self, namespace: str) -> None:
+        self.volume(namespace, "registry.example.com/team/app:absent", waits("ImagePullBackOff"), self.busybox)
+
+    def image_volume_unauthorized(self, namespace: str) -> None:
+        self.cluster.push("registry.example.com/private/app:1")
+        self.cluster.registry_fault("private/", "auth", user="u", password="p")
+        image = "registry.example.com/private/app:1"
+        self.volume(namespace, image, waits("ErrImagePull", "ImagePullBackOff"), self.busybox)
+
+    def image_volume_helper_absent(self, namespace: str) -> None:
+        helper = "registry.example.com/team/helper:absent"
+        refused = waits("ErrImagePull", "ImagePullBackOff")
+        self.volume(namespace, "registry.example.com/team/scratch:1", refused, helper)
+
+    def volume(self, namespace: str, image: str, until: Pod, helper: str) -> None:
+        """A case whose container mounts the image as a volume, and runs the helper."""
+        self.cluster.push("registry.example.com/team/scratch:1")
+        volume = {"name": NAME, "image": {"reference": image, "pullPolicy": "IfNotPresent"}}
+        mount = {"name": NAME, "mountPath": "/image", "readOnly": True}
+        self.case(namespace, helper, until, {"volumes": [volume]}, volumeMounts=[mount])
 
     def hanging_registry(self, namespace: str) -> None:
         """Late, because the kubelet pulls one image after another."""

@@ -120,6 +120,7 @@ good_options = st.fixed_dictionaries(
         "pod_labels": st.dictionaries(_keys, _label_values, max_size=3),
         "pod_annotations": st.dictionaries(_keys, st.text(max_size=20), max_size=3),
         "runtime_class_name": labels,
+        "strategy": st.sampled_from(["sleep", "image_volume", "auto"]),
     },
 )
 

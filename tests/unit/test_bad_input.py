@@ -402,6 +402,11 @@ CASES: list[tuple[str, Any, str]] = [
         "runtime_class_name 'Kata': it is no name of a Kubernetes object (a DNS-1123 subdomain of at most 63 "
         "characters). Remedy: write 'kata', or other lower case letters, digits, '-' and '.'.",
     ),
+    (
+        "strategy",
+        "image-volume",
+        "strategy 'image-volume': it is no strategy. Remedy: write image_volume.",
+    ),
 ]
 
 

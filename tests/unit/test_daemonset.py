@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     BUILDER_NUMBER,
     build_daemonsets,
     builder_number,
+    held_images,
+    helper_images,
     node_affinity,
     overruled_labels,
+    revision,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
@@ -50,8 +54,9 @@ def test_each_image_has_one_container_in_the_order_of_the_list_exactly_as_writte
     read = require(from_options(options))
     (daemonset,) = build_daemonsets(read)
     spec = daemonset["spec"]["template"]["spec"]
-    assert [(c["name"], c["image"]) for c in spec["containers"]] == [(i.name, i.image) for i in read.images]
-    names = [container["name"] for container in spec["containers"] + spec["initContainers"]]
+    assert list(held_images(spec).items()) == [(i.name, i.image) for i in read.images]
+    assert [c["name"] for c in spec["containers"]] == [i.name for i in read.images]
+    names = [container["name"] for container in spec["containers"] + spec.get("initContainers", [])]
     assert len(names) == len(set(names))
     assert all(len(name) <= 63 for name in names)
 
@@ -65,24 +70,68 @@ def test_building_leaves_the_settings_as_they_are(options: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("openshift", [False, True])
-def test_the_pod_passes_pod_security_restricted(openshift: bool) -> None:
-    (daemonset,) = build_daemonsets(objects.settings(), openshift=openshift)
+@pytest.mark.parametrize(("strategy", "volume"), [("sleep", "emptyDir"), ("image_volume", "image")])
+def test_the_pod_passes_pod_security_restricted(strategy: str, volume: str, openshift: bool) -> None:
+    (daemonset,) = build_daemonsets(objects.settings(strategy=strategy), openshift=openshift)
     spec = daemonset["spec"]["template"]["spec"]
     user = {} if openshift else {"runAsUser": 65532}  # On OpenShift the SCC assigns it.
     assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}} | user
-    for container in spec["containers"] + spec["initContainers"]:
+    for container in spec["containers"] + spec.get("initContainers", []):
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         }
-    assert [list(volume) for volume in spec["volumes"]] == [["name", "emptyDir"]]
+    assert {tuple(each) for each in spec["volumes"]} == {("name", volume)}
     assert spec["automountServiceAccountToken"] is False
 
 
 def test_a_registry_that_is_down_takes_nothing_away() -> None:
     spec = _pod_spec()
     assert {c["imagePullPolicy"] for c in spec["containers"] + spec["initContainers"]} == {"IfNotPresent"}
+
+
+def test_image_volumes_run_nothing_of_an_image_and_ask_no_registry_for_what_is_there() -> None:
+    spec = _pod_spec(strategy="image_volume", helper_image="r.io/helper:1")
+    assert "initContainers" not in spec
+    for container, volume, image in zip(
+        spec["containers"], spec["volumes"], (objects.JAVA, objects.THEIA), strict=True
+    ):
+        assert (container["name"], container["image"]) == (image.name, "r.io/helper:1")
+        assert container["imagePullPolicy"] == volume["image"]["pullPolicy"] == "IfNotPresent"
+        assert volume == {"name": image.name, "image": {**volume["image"], "reference": image.image}}
+        assert container["volumeMounts"] == [{"name": image.name, "mountPath": "/image", "readOnly": True}]
+    assert helper_images(spec) == ["r.io/helper:1"]
+
+
+@pytest.mark.parametrize("strategy", ["sleep", "image_volume"])
+def test_another_pull_policy_is_of_the_images_and_never_of_the_helper(strategy: str) -> None:
+    (daemonset,) = build_daemonsets(objects.settings(strategy=strategy), pull_policy="Always")
+    spec = daemonset["spec"]["template"]["spec"]
+    of_containers = {container["imagePullPolicy"] for container in spec["containers"]}
+    of_volumes = {volume["image"]["pullPolicy"] for volume in spec["volumes"] if "image" in volume}
+    of_init_containers = {container["imagePullPolicy"] for container in spec.get("initContainers", [])}
+    images, helper = (of_volumes, of_containers) if strategy == "image_volume" else (of_containers, of_init_containers)
+    assert (images, helper) == ({"Always"}, {"IfNotPresent"})
+
+
+def test_what_a_pod_of_image_volumes_asks_for_does_not_grow_with_its_images() -> None:
+    images = {f"i{n}": f"r.io/i:{n}" for n in range(20)}
+    assert cost_per_node(objects.settings(images=images, strategy="image_volume")) == {
+        "pods": 1,
+        "images": 20,
+        "cpu_requests": "10m",
+        "cpu_limits": "200m",
+        "memory_requests": "32Mi",
+        "memory_limits": "128Mi",
+    }
+    each = replace(objects.settings(images=images, strategy="image_volume"), pod_resources=False)
+    assert cost_per_node(each) == cost_per_node(objects.settings(images=images)), "by container where it has to be"
+
+
+def test_the_template_of_a_set_that_uses_nothing_new_stays_the_same_to_the_byte() -> None:
+    """Another fingerprint is one roll of the cache for every user; BUILDER_NUMBER would be raised with it."""
+    assert revision(objects.desired()["spec"]["template"]) == "b75a1ce420b8"
 
 
 def test_what_is_not_given_is_not_written() -> None:
@@ -236,7 +285,7 @@ def test_the_cost_of_a_node_is_what_its_containers_ask_for_together() -> None:
     }
 
 
-@given(objects.good_options)
+@given(objects.good_options.filter(lambda options: options.get("strategy") != "image_volume"))
 def test_the_cost_grows_with_the_number_of_images(options: dict[str, Any]) -> None:
     read = require(from_options(options))
     cost = cost_per_node(read)

@@ -52,7 +52,7 @@ def test_the_controller_may_change_no_more_than_its_work_needs() -> None:
     writing = [(rule["resources"], set(rule["verbs"]) - reading) for rule in rules if set(rule["verbs"]) - reading]
     assert writing == [
         (["configmaps"], {"patch"}),
-        (["pods"], {"delete"}),
+        (["pods"], {"create", "delete"}),
         (["events"], {"create", "patch"}),
         (["daemonsets"], {"create", "patch", "delete"}),
     ]

@@ -239,6 +239,34 @@ def test_a_quota_is_told_with_what_to_change() -> None:
     ]
 
 
+def test_image_volumes_are_recommended_where_every_node_can_and_they_cost_less() -> None:
+    def able(runtime: str = "containerd://2.3.7") -> dict[str, Any]:
+        found = node()
+        found["status"]["nodeInfo"]["containerRuntimeVersion"] = runtime
+        return found
+
+    many = {f"image-{n}": JAVA.image.replace("2.1", str(n)) for n in range(20)}
+    assert told(made(survey(able()), images=many), "strategy") == [
+        (
+            "note",
+            "with image volumes a node would reserve 10m CPU and 32Mi for 20 images, instead of 1 and 200Mi, and every "
+            "node here can mount them. Remedy: let strategy be auto",
+        )
+    ]
+    assert told(made(survey(able("containerd://1.7.27")), images=many), "strategy") == []
+    assert told(made(survey(able()), images=many, strategy="auto"), "strategy") == []
+    assert told(made(survey(able())), "strategy") == []
+
+
+def test_the_plan_of_image_volumes_has_no_formula_and_no_remedy_that_changes_nothing() -> None:
+    quota = {"metadata": {"name": "small"}, "status": {"hard": {"requests.memory": "40Mi"}, "used": {}}}
+    settings = objects.settings(strategy="image_volume")
+    planned = plan([settings], survey(node("node-1"), node("node-2"), quotas=[quota]))
+    assert planned["sets"][0]["documented"] is None
+    assert planned["cost"]["total"]["memory_requests"] == "64Mi"
+    assert told(planned, "quota")[0][1].endswith("raise its hard requests.memory to 64Mi, or cache on fewer nodes")
+
+
 def test_what_other_pods_of_the_installation_need_is_not_there_for_images() -> None:
     quota = {"metadata": {"name": "small"}, "status": {"hard": {"requests.memory": "75Mi"}, "used": {}}}
     other = {"containers": [{"resources": {"requests": {"memory": "64Mi"}}}]}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import held_images
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
 
@@ -33,6 +34,11 @@ CASES = {
     "unauthorized": Judgement("Degraded", "failed", "unauthorized", words="image_pull_secrets"),
     "unknown_host": Judgement("Degraded", "failed", "unknown_host", words="no such host"),
     "silent_name_server": Judgement("Degraded", "failed", "unknown_host", words="lookup registry.hang.test"),
+    "image_volume": Judgement("Healthy", "cached", held=True),
+    "image_volume_absent": Judgement("Degraded", "failed", "not_found", words="correct the tag"),
+    "image_volume_back_off": Judgement("Degraded", "failed", "not_found", words="correct the tag"),
+    "image_volume_unauthorized": Judgement("Degraded", "failed", "unauthorized", words="image_pull_secrets"),
+    "image_volume_helper_absent": Judgement("Degraded", "failed", "not_found", words="helper image registry.example"),
     "hanging_registry": Judgement("Progressing", "pulling"),
     "no_platform": Judgement("Degraded", "failed", "no_platform", words="no match for platform"),
     "invalid_name": Judgement("Degraded", "failed", "invalid_name", words="correct the image reference"),
@@ -52,8 +58,8 @@ CASES = {
 def judged(case: str) -> Report:
     """The report on a recorded case, at the time when it was recorded."""
     told: dict[str, Any] = json.loads((RECORDED / f"{case}.json").read_text())
-    (container,) = told["daemonset"]["spec"]["template"]["spec"]["containers"]
-    images = [CachedImage(container["name"], container["image"])]
+    held = held_images(told["daemonset"]["spec"]["template"]["spec"])
+    images = [CachedImage(name, image) for name, image in held.items()]
     now = datetime.fromisoformat(told["time"])
     return assess(images, told["daemonset"], told["pods"], told["nodes"], told["events"], now=now)
 

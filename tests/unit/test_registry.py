@@ -422,6 +422,13 @@ def test_a_digest_header_that_is_not_the_manifests_is_a_lie(server: Server) -> N
     assert str(error).startswith(f"{server.host} lies: its manifest {digest(b'another')} of team/java11:1 has ")
 
 
+def test_a_digest_is_believed_at_a_word_only_where_it_is_known(server: Server) -> None:
+    server.behave = lying(b'{"layers": []}', b"another")
+    image, told = f"{server.host}/team/java11:1", digest(b"another")
+    assert registries(server).digest(image, known={told}) == told
+    assert "lies" in str(refusal(lambda: registries(server).digest(image, known={digest(b"held")})))
+
+
 def test_a_manifest_that_is_not_the_one_asked_for_is_a_lie(server: Server) -> None:
     server.behave = lying(b'{"layers": []}', b'{"layers": []}')
     asked = f"{server.host}/team/java11@{digest(b'wanted')}"

@@ -216,6 +216,7 @@ def test_defaults_are_told_and_admitted() -> None:
         ("daemonsetName", ["kubernetes-image-puller", "a.b"], ["Puller", "a_b", "-a"]),
         ("imagePullSecrets", ["a;b", "a; b;"], ["A", "a,b"]),
         ("imagePullerImage", ["quay.io/eclipse/kubernetes-image-puller:next"], ["a b"]),
+        ("strategy", ["sleep", "image_volume", "auto"], ["volume", "Sleep"]),
         ("maxUnavailable", ["1", "10%", "100%"], ["0", "101%", "ten"]),
     ],
 )

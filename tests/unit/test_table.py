@@ -46,6 +46,16 @@ def test_healthy_is_a_headline_and_a_table() -> None:
     ]
 
 
+def test_a_tag_that_stands_for_several_images_is_told_with_their_nodes() -> None:
+    old, new = (f"sha256:{letter * 64}" for letter in "ab")
+    rows = [row(f"node-{n}", "java11", digest=digest) for n, digest in enumerate((old, new, old))]
+    assert table(told("Healthy", rows), 80)[-3:] == [
+        "",
+        "- java11 has 2 digests: sha256:aaaaaaaaaaaa on 2 nodes, sha256:bbbbbbbbbbbb on 1",
+        "  node",
+    ]
+
+
 def test_a_failed_image_is_told_with_the_kubelets_words_and_the_remedy() -> None:
     message = 'failed to resolve image "egistry.example.com/team/broker:2.1": dial tcp: lookup egistry: no such host'
     rows = [row("node-1", "java11"), row("node-1", "broker", "failed", class_="unknown_host", message=message)]

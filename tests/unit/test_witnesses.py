@@ -7,12 +7,15 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import BURST, read_events
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Row, assess
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, pod_slimmer
+from controller.slim import ToldEvents
 from tests.unit import objects
 from tests.unit.objects import event, node, pod, running, waiting
 
@@ -171,3 +174,84 @@ def test_events_tell_the_same_in_any_order(events: list[Any]) -> None:
 def test_a_running_container_needs_no_event() -> None:
     rows = _rows([], statuses=[running(image.name) for image in IMAGES])
     assert {(row.state, row.held) for row in rows.values()} == {("cached", True)}
+
+
+# --- image volumes ---------------------------------------------------------------------------------------------------
+
+HELPER = "r.io/team/helper:1"
+VOLUMES = objects.served(
+    objects.desired(images={i.name: i.image for i in IMAGES}, strategy="image_volume", helper_image=HELPER)
+)
+VOLUMES["status"] = DAEMONSET["status"]
+
+
+def _mounted(events: Sequence[dict[str, Any]] = (), *statuses: dict[str, Any], kept: bool = False) -> dict[str, Row]:
+    it: dict[str, Any] = pod(daemonset=VOLUMES, statuses=statuses)
+    if kept:
+        it["metadata"]["ownerReferences"] = [{"kind": "DaemonSet", "name": "cache", "uid": "1"}]
+        it["metadata"]["namespace"] = "cache"
+        it = pod_slimmer(Shared())(it) or {}
+    return {row.name: row for row in assess(IMAGES, VOLUMES, [it], [node()], events).rows}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_a_container_mounts_is_held_and_its_digest_is_not_that_of_the_helper(kept: bool) -> None:
+    one, other = running(IMAGES[0].name), running(IMAGES[1].name)
+    told = {"image": {"imageRef": "r.io/team/image-02@sha256:" + "d" * 64}}
+    other["volumeMounts"] = [{"name": IMAGES[1].name, "mountPath": "/image", "volumeStatus": told}]
+    rows = list(_mounted([], one, other, kept=kept).values())
+    assert [(row.state, row.held, row.image) for row in rows[:2]] == [("cached", True, i.image) for i in IMAGES[:2]]
+    assert [row.digest for row in rows[:2]] == [None, "sha256:" + "d" * 64]
+
+
+def test_a_volume_that_can_not_be_pulled_says_so_and_the_others_are_held() -> None:
+    bad, good = IMAGES[0], IMAGES[1]
+    said = f'failed to pull and unpack image "{bad.image}": failed to resolve image: {bad.image}: not found'
+    for reason, message in (
+        ("ErrImagePull", said),
+        ("ImagePullBackOff", f'Back-off pulling image "{bad.image}": {said}'),
+    ):
+        rows = _mounted([], waiting(bad.name, reason, message), running(good.name))
+        assert (rows[bad.name].state, rows[bad.name].class_) == ("failed", "not_found")
+        assert rows[good.name].held
+
+
+def test_a_helper_that_can_not_be_pulled_fails_all_that_nothing_holds_and_is_named() -> None:
+    said = f'Back-off pulling image "{HELPER}": failed to pull and unpack image "{HELPER}": {HELPER}: not found'
+    statuses = [waiting(image.name, "ImagePullBackOff", said) for image in IMAGES[1:]]
+    rows = _mounted(_arrival(IMAGES[1], 1), running(IMAGES[0].name), *statuses)
+    assert rows[IMAGES[0].name].held
+    for image in IMAGES[1:]:
+        row = rows[image.name]
+        assert (row.state, row.class_, row.held) == ("failed", "not_found", False)
+        assert (row.message or "").startswith(f"helper image {HELPER}: ")
+
+
+def test_an_image_whose_name_begins_like_the_helpers_fails_for_itself() -> None:
+    image = CachedImage("longer", f"{HELPER}.2")
+    live = objects.served(objects.desired(images={"longer": image.image}, strategy="image_volume", helper_image=HELPER))
+    said = f'failed to pull and unpack image "{image.image}": failed to resolve image: {image.image}: not found'
+    it = pod(daemonset=live, statuses=[waiting("longer", "ErrImagePull", said)])
+    (row,) = assess([image], live, [it], [node()]).rows
+    assert (row.state, row.message) == ("failed", said)
+
+
+def test_of_events_that_were_combined_the_last_is_told() -> None:
+    """As a kubelet tells of the eleventh image volume of a pod."""
+    combined = "(combined from similar events): "
+    missing = event(f'{combined}Failed to pull image "{IMAGES[0].image}": {NOT_FOUND}', at="2026-11-20T12:00:05Z")
+    missing |= {"firstTimestamp": "2026-11-20T11:58:00Z", "count": 12}
+    pulling = event(f'{combined}Pulling image "{IMAGES[1].image}"', at="2026-11-20T12:00:06Z")
+    told = ToldEvents()
+    for each in (missing, pulling):
+        assert told.take({**each, "involvedObject": {"kind": "Pod", "uid": "uid-node-1"}})
+    for events in ([missing, pulling], told.of("", ["uid-node-1"])):
+        rows = _mounted(events)
+        failed, next_one = rows[IMAGES[0].name], rows[IMAGES[1].name]
+        assert (failed.state, failed.class_, failed.since, failed.tries) == (
+            "failed",
+            "not_found",
+            missing["lastTimestamp"],
+            1,
+        )
+        assert next_one.state == "pulling"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from tests.cluster import Cluster
+from tests.cluster.processes import PROC, Process
 from tests.running import ROOT, ansible_environment
 from tests.setup import BUILD
 
@@ -49,6 +51,16 @@ def test_both_rulebooks_hear_the_same_alerts_and_launch_what_there_is() -> None:
     launched = {rule["action"]["run_job_template"]["name"] for rule in templates}
     aap = yaml.safe_load((ROOT / "extensions" / "aap" / "image_puller.yml").read_text())
     assert launched <= {template["name"] for template in aap["controller_templates"]}
+
+
+def descendants(pid: int) -> Iterator[Process]:
+    """All processes below one."""
+    for task in (PROC / str(pid) / "task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, task.read_text().split()):
+                yield from descendants(child)
+                if found := Process.of(child):
+                    yield found
 
 
 @pytest.fixture
@@ -96,8 +108,11 @@ def alert(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., None]]:
         eventually(listens, seconds=90)
         yield post
     finally:
+        plays = list(descendants(process.pid))  # In sessions of their own, so that they would outlive it.
         process.terminate()
         process.wait(30)
+        for play in plays:
+            play.stop()
 
 
 def test_a_firing_alert_brings_a_lost_daemonset_back(

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The refresh of one set's moved tags: looked at where it is judged, done where its DaemonSet is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import strategy_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    REFRESH_OF,
+    SETTLED,
+    describe,
+    metadata,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import (
+    Refresh,
+    Settled,
+    Wanted,
+    build_refresher,
+    look_at_digests,
+    moving_images,
+    next_refresh,
+    refresher_name,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    IMAGE_VOLUME,
+    REFRESH_DIGEST,
+    REFRESH_NEVER,
+    REFRESH_RESTART,
+    Settings,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
+from controller.asker import Asker, Question
+from controller.clock import jittered
+from controller.digest import Told
+from controller.world import World
+
+log = logging.getLogger("image-puller")
+
+
+class Refresher:
+    """Brings what the tags of one set stand for to its nodes."""
+
+    def __init__(self, world: World, names: ImageSet, asker: Asker) -> None:
+        self._world = world
+        self._names = names
+        self._asker = asker
+        self._restart_due = float("inf")
+        self._done: Refresh | None = None
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        settings: Settings,
+        live: Object,
+        report: Report,
+        nodes: Sequence[Object] | None,
+        *,
+        blocked: bool,
+    ) -> Refresh:
+        """What is to be done next for this DaemonSet; nothing where nothing can have moved, which costs little.
+
+        :param blocked: another change is under way, or the rights are missing.
+        """
+        world = self._world
+        scope = world.scope(settings.namespace)
+        refresher = self._live(settings)
+        restart = self._restarts(settings)
+        digests = self._asker.digests if settings.refresh == REFRESH_DIGEST else {}
+        self._warn(settings, blind=nodes is None and strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME)
+        if refresher is None and not restart and not _has_moved(report, digests):
+            return Refresh()
+        now = world.clock.now()
+        config_map = world.cached.get("ConfigMap", self._names.config_map_name, self._names.namespace)
+        scene = look_at_digests(settings, live, refresher, scope.pods.all(), nodes, now)
+        wanted = Wanted(digests, self._asker.asked, Settled.read(config_map, now), restart, blocked)
+        return next_refresh(scene, settings, wanted, now, openshift=world.openshift())
+
+    def _warn(self, settings: Settings, *, blind: bool) -> None:
+        what = (
+            "only the lists of nodes tell which digest an image volume holds, and they may not be read: moved tags "
+            "are not noticed. Remedy: let the controller read nodes, or let refresh be "
+            f"{REFRESH_RESTART} or {REFRESH_NEVER}"
+        )
+        says = blind and settings.refresh == REFRESH_DIGEST
+        self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what if says else "")
+
+    def _live(self, settings: Settings) -> Object | None:
+        name = refresher_name(settings.daemonset_name)
+        found = self._world.scope(settings.namespace).daemonsets.get(name)
+        return found if found and _is_of(found, settings) else None
+
+    def _restarts(self, settings: Settings) -> bool:
+        """Whether all tags are to be pulled anew, because it was asked for and an interval has passed."""
+        now = self._world.clock.monotonic()
+        if settings.refresh != REFRESH_RESTART or not moving_images(settings):
+            self._restart_due = float("inf")
+        elif self._restart_due == float("inf"):
+            self._restart_due = now + jittered(_interval(settings))
+        return now >= self._restart_due
+
+    # --- doing -------------------------------------------------------------------------------------------------------
+
+    def act(self, refresh: Refresh, settings: Settings, judged: Object, about: Callable[[], Object]) -> None:
+        """Do it once, if the set's DaemonSet is still the one that was looked at; raises what the API answers."""
+        if refresh.action == "none" or refresh is self._done:
+            return
+        cluster, namespace = self._world.cluster, settings.namespace
+        live = cluster.get("DaemonSet", settings.daemonset_name, namespace)
+        there = cluster.get("DaemonSet", refresher_name(settings.daemonset_name), namespace)
+        same = ("uid", "generation", "deletionTimestamp")
+        if live is None or any(live["metadata"].get(key) != judged["metadata"].get(key) for key in same):
+            return
+        if there is not None and not _is_of(there, settings):
+            remedy = "Remedy: choose another daemonset_name, or delete it if nobody needs it"
+            name = f"refresh {namespace}/{settings.daemonset_name}"
+            self._world.say(name, f"{describe(there)} is somebody else's, and moved tags are not refreshed. {remedy}")
+            return
+        getattr(self, f"_{refresh.action}")(refresh, settings, live, there)
+        if refresh.action in ("apply", "delete") and (there is None or refresh.action == "delete"):
+            type_ = "Warning" if refresh.given_up else "Normal"
+            what = "RefreshStarted" if there is None else "RefreshGivenUp" if refresh.given_up else "RefreshFinished"
+            self._world.recorder.tell(about, Told(type_, what, refresh.reason))
+        log.info("%s: refresh: %s: %s", self._names.config_map_name, refresh.action, refresh.reason)
+        self._done = refresh
+
+    def _apply(self, refresh: Refresh, settings: Settings, live: Object, there: Object | None) -> None:
+        if refresh.aim is None:
+            return
+        made = build_refresher(settings, live, refresh.aim, openshift=self._world.openshift())
+        self._world.cluster.keep(made, there)
+        self._restart_due = float("inf")
+
+    def _exchange(self, refresh: Refresh, settings: Settings, live: Object, there: Object | None) -> None:
+        for pod in refresh.pods:
+            self._world.cluster.delete("Pod", pod.name, settings.namespace, uid=pod.uid)
+
+    def _settle(self, refresh: Refresh, settings: Settings, live: Object, there: Object | None) -> None:
+        if refresh.settled:
+            text = {SETTLED: refresh.settled.annotation()}
+            self._world.cluster.annotate("ConfigMap", self._names.config_map_name, self._names.namespace, text)
+
+    def _ask(self, refresh: Refresh, settings: Settings, live: Object, there: Object | None) -> None:
+        self._asker.hurry(refresh.ask)
+
+    def _delete(self, refresh: Refresh, settings: Settings, live: Object, there: Object | None) -> None:
+        if there is not None:
+            data = there["metadata"]
+            self._world.cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"])
+        self._asker.forget(refresh.given_up)
+
+
+def question_of(settings: Settings, report: Report | None) -> dict[str, Question]:
+    """What a set wants to know of its tags."""
+    if settings.refresh != REFRESH_DIGEST or report is None:  # First the nodes tell what they hold.
+        return {}
+    secrets = frozenset((settings.namespace, name) for name in settings.image_pull_secrets)
+    held: dict[str, set[str]] = {}
+    for row in report.rows:
+        if row.digest:
+            held.setdefault(row.image, set()).add(row.digest)
+    return {
+        image.image: Question(_interval(settings), secrets, frozenset(held.get(image.image, ())))
+        for image in moving_images(settings)
+    }
+
+
+def _has_moved(report: Report, digests: Mapping[str, str]) -> bool:
+    return any(row.held and row.digest and digests.get(row.image, row.digest) != row.digest for row in report.rows)
+
+
+def _is_of(daemonset: Object, settings: Settings) -> bool:
+    return (metadata(daemonset).get("labels") or {}).get(REFRESH_OF) == settings.daemonset_name
+
+
+def _interval(settings: Settings) -> float:
+    return float(settings.caching_interval_hours) * 3600

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What it costs to know that no tag was moved, what one that was moved costs, and what a changed list does to a fleet.
+
+    make bench-refresh [ARGS="--hours 10 --nodes 50 --fleet 1000"]
+
+The controller runs as a process. First its clock runs faster; the nodes are simulated, 20 images on each, and the
+registry is the embedded cluster's. The known way's figures are computed from its documented behaviour: it restarts all
+pods in each hour, and pulls each image with Always on each node. Then a tag is moved on real nodes, whose own runtimes
+tell which images are in use. At last the list of a fleet of simulated nodes is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
+from tests.benchmarks.measuring import api_of, eventually, print_figure, running
+from tests.cluster import Cluster
+from tests.running import ROOT, WRITES, push_built_images
+
+NAMESPACE, OWN, SECONDS = "bench", "kubernetes-image-puller", 60.0  # How long the simulated hours take.
+IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(20)}
+FAST = """
+import json, sys
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, open_client
+from controller.clock import Clock
+from controller.loop import Controller
+kubeconfig, namespace, speed, environment = sys.argv[1:]
+client = open_client(dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": kubeconfig})
+Controller(
+    Cluster(client),
+    namespace=namespace,
+    deployment_name="none",
+    environment=json.loads(environment),
+    clock=Clock(float(speed)),
+).run()
+"""
+
+
+LAYERS, SIZE = 4, 40  # Of the image that is moved; megabytes in all.
+MOVING = "registry.example.com/bench-moving/image:1"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=int, default=10, help="simulated hours (default: 10)")
+    parser.add_argument("--nodes", type=int, default=50, help="simulated nodes (default: 50)")
+    parser.add_argument("--fleet", type=int, default=1000, help="simulated nodes of a changed list (default: 1000)")
+    asked = parser.parse_args()
+    with running("bench-refresh", nodes=3, simulated=asked.nodes) as cluster:
+        cluster.enter()
+        push_built_images(cluster)
+        for reference in IMAGES.values():
+            cluster.push(reference)
+        unmoved(cluster, asked.hours, asked.nodes)
+        moved(cluster)
+        cluster.simulate(asked.fleet)
+        fleet(cluster, asked.fleet)
+
+
+@contextlib.contextmanager
+def controlled(
+    cluster: Cluster, speed: float, count: int, **options: Any
+) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """A set, and its controller with a clock ``speed`` times as fast; yields what lists its pods once all run."""
+    api = api_of(cluster)
+    settings = require(from_options({"namespace": NAMESPACE, **options}))
+    for obj in (objects.namespace(settings), objects.config_map(objects.Installation(), settings)):
+        api.apply(obj)
+    environment = {
+        "CONFIG_MAP_NAME": objects.Installation().config_map_name,
+        "REGISTRY_MIRRORS": json.dumps({"registry.example.com": cluster.registry}),
+        "REGISTRY_INSECURE": f"http://{cluster.registry}",
+    }
+
+    def pods() -> list[dict[str, Any]]:
+        found = api.list("Pod", NAMESPACE)[0]
+        ready = [pod for pod in found if pod["status"].get("phase") == "Running"]
+        return found if len(ready) == len(found) == count else []
+
+    arguments = [str(cluster.kubeconfig), NAMESPACE, str(speed), json.dumps(environment)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAST, *arguments],
+        env={**cluster.environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'build' / 'collections'}"},
+    )
+    try:
+        eventually(pods, seconds=900)
+        yield pods
+    finally:
+        process.terminate()
+        process.wait(10)
+        cluster.kubectl("delete", "namespace", NAMESPACE)
+
+
+def unmoved(cluster: Cluster, hours: int, nodes: int) -> None:
+    """The figures of so many hours in which no tag is moved."""
+    simulated = {"images": IMAGES, "node_selector": {"type": "kwok"}, "affinity": {}}
+    with controlled(cluster, hours * 3600 / SECONDS, nodes, **simulated) as pods:
+        before = {pod["metadata"]["uid"] for pod in pods()}
+        time.sleep(15)  # What was told last is told, and each tag was asked for once.
+        mark, since = cluster.audit_mark(), time.time()
+        time.sleep(SECONDS)
+        requests = [r for r in cluster.registry_requests(since) if "/bench/" in r["path"]]
+        writes = [e for e in cluster.audit(mark) if e["verb"] in WRITES and e.get("namespace") == NAMESPACE]
+        restarted = before ^ {pod["metadata"]["uid"] for pod in eventually(pods)}
+    print(f"\n{hours} simulated hours, {nodes} nodes, {len(IMAGES)} images, no tag is moved")
+    print_figure("pods restarted", str(len(restarted)), f"0; the known way, computed: {nodes * hours}")
+    print_figure("writes in the namespace", str(len(writes)), "0")
+    methods = ", ".join(sorted({request["method"] for request in requests}))
+    computed = f"{len(IMAGES)}; the known way, computed: {nodes * len(IMAGES)}"
+    print_figure(f"requests of the registry in an hour ({methods})", f"{len(requests) / hours:.1f}", computed)
+
+
+def moved(cluster: Cluster) -> None:
+    """What one moved tag costs on real nodes."""
+    count = len(cluster.nodes)
+    old = cluster.push(MOVING, size_mb=SIZE, layers=LAYERS, files={"/version": "0"})
+    real = {"images": {"moving": MOVING}, "max_unavailable": "1", "caching_interval_hours": str(10 / 3600)}
+    with controlled(cluster, 1.0, count, **real) as pods:
+        before, since = {pod["metadata"]["uid"] for pod in pods()}, time.time()
+        with Watch(cluster) as watch:
+            new = cluster.push(MOVING, size_mb=SIZE, layers=LAYERS, files={"/version": "1"})
+            begun = time.monotonic()
+            eventually(lambda: watch.held == {new})
+            took = time.monotonic() - begun
+            eventually(pods)
+        after = {pod["metadata"]["uid"] for pod in pods()}
+        blobs = [r for r in cluster.registry_requests(since) if "/bench-moving/blobs/" in r["path"]]
+    print(
+        f"\nA tag is moved: {count} real nodes, an image of {SIZE} MB in {LAYERS} layers, of which one small one is new"
+    )
+    print_figure("blobs pulled by a node", f"{len(blobs) / count:.1f}", "its configuration and one layer: 2")
+    print_figure("pods restarted", str(len(after - before)), f"{count}, as many as there are nodes")
+    print_figure("nodes without a running pod at a time, at most", str(watch.away), "max_unavailable: 1")
+    print_figure(
+        "the longest time for which neither image was in a container", f"{watch.gap:.1f} s", "0 s, or as measured"
+    )
+    print_figure("until every node holds the new one, asked for every 10 s", f"{took:.0f} s")
+    print_figure("samples", str(watch.samples))
+    if old == new:
+        sys.exit("the tag was not moved")
+
+
+class Watch:
+    """Asks the API all the time which pods run and what they hold, in a thread of its own."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.held: set[str] = set()
+        self.away = self.samples = 0
+        self.gap = 0.0
+        self._cluster, self._ended = cluster, threading.Event()
+        self._api = api_of(cluster)
+        self._seen = dict.fromkeys(cluster.nodes, time.monotonic())
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            asked = time.monotonic()
+            found = self._api.list("Pod", NAMESPACE)[0]
+            own = [pod for pod in found if pod["metadata"]["ownerReferences"][0]["name"] == OWN]
+            there = [pod for pod in own if not pod["metadata"].get("deletionTimestamp") and _digests(pod)]
+            self.held = {digest for pod in there for digest in _digests(pod)}
+            self.away = max(self.away, len(self._cluster.nodes) - len(there))
+            self.samples += 1
+            for pod in found:  # A node holds an image by either DaemonSet's container.
+                if _digests(pod):
+                    node = pod["spec"]["nodeName"]
+                    self.gap = max(self.gap, time.monotonic() - self._seen[node])
+                    self._seen[node] = asked
+
+
+def _digests(pod: Mapping[str, Any]) -> set[str]:
+    """What the running containers of a pod hold."""
+    statuses = pod["status"].get("containerStatuses") or ()
+    return {status["imageID"].rpartition("@")[2] for status in statuses if "running" in status["state"]}
+
+
+def fleet(cluster: Cluster, nodes: int) -> None:
+    """How many of a fleet's pods are away at a time while a changed list reaches them."""
+    api, settings = api_of(cluster), {"node_selector": {"type": "kwok"}, "affinity": {}}
+    with controlled(cluster, 1.0, nodes, images=IMAGES, **settings) as pods:
+        fewer = dict(list(IMAGES.items())[:-1])
+        changed = require(from_options({"namespace": NAMESPACE, "images": fewer, **settings}))
+        begun, most = time.monotonic(), 0
+        api.apply(objects.config_map(objects.Installation(), changed))
+        while not _follows(found := api.list("Pod", NAMESPACE)[0], len(fewer), nodes):
+            most = max(most, nodes - sum(_is_there(pod) for pod in found))
+            time.sleep(0.2)
+        took = time.monotonic() - begun
+        eventually(pods)
+    print(f"\nA changed list on {nodes} simulated nodes, max_unavailable 10%")
+    print_figure("nodes without a running pod at a time, at most", str(most), f"{nodes // 10}")
+    print_figure("until the change has reached every node", f"{took:.0f} s")
+
+
+def _is_there(pod: Mapping[str, Any]) -> bool:
+    return pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _follows(pods: Sequence[Mapping[str, Any]], images: int, nodes: int) -> bool:
+    done = [pod for pod in pods if _is_there(pod) and len(pod["spec"]["containers"]) == images]
+    return len(done) == nodes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Both strategies on a real node, in a namespace that enforces Pod Security "restricted": one installation for all.
+
+The main set has image volumes and a bad image among the good ones, a group of it sleeps. The node has a small disk for
+its images, so that its kubelet collects what is not in use once it is nearly full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import held_images, strategy_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
+from tests.cluster import Cluster
+
+from .conftest import CONFIG_MAP, Kubectl, Module, eventually, modules_of, new_namespace
+
+REPOSITORY = "registry.example.com/strategies"
+POOL = {"key": "pool", "value": "strategies", "effect": "NoSchedule"}
+SELECTOR = {"pool": "strategies"}
+# What is odd about each image, beside that it is made from scratch and has no shell.
+ODD: dict[str, dict[str, Any]] = {
+    "scratch": {"size_mb": 15},
+    "root": {"user": "root"},
+    "volume": {"volumes": ["/data"]},
+    "nowhere": {"working_dir": "/no/such/directory"},
+    "harmful": {"entrypoint": ["/no/such/program", "--delete-everything"], "user": "12345"},
+}
+GOOD = {name: f"{REPOSITORY}/{name}:1" for name in ODD}
+ABSENT = {"absent": f"{REPOSITORY}/absent:1"}
+ASLEEP = {"asleep": f"{REPOSITORY}/asleep:1"}
+STRAY = f"{REPOSITORY}/stray:1"
+GROUP = f"{CONFIG_MAP}-asleep"
+POLICY = "forbid-image-volumes"
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster) -> Iterator[str]:
+    """A node whose images have a file system of their own."""
+    for name, options in ODD.items():
+        cluster.push(GOOD[name], **options)
+    cluster.push(ASLEEP["asleep"], size_mb=15)
+    cluster.push(STRAY, size_mb=40)
+    name = cluster.add_node({"pool": "strategies"}, [POOL], image_disk_mb=300)
+    yield name
+    cluster.remove_node(name)
+
+
+@pytest.fixture(scope="module")
+def cache(cluster: Cluster, node: str) -> Iterator[Kubectl]:
+    """The installation, with all that can arrive arrived."""
+    with new_namespace(cluster) as namespace:
+        cluster.kubectl("create", "namespace", namespace)
+        cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+        group = {
+            "name": "asleep",
+            "strategy": "sleep",
+            "images": ASLEEP,
+            "node_selector": SELECTOR,
+            "tolerations": [POOL],
+        }
+        installed = modules_of(cluster, namespace)("install", **options(groups=[group]))
+        assert installed["cost"]["cpu_requests"] == "10m", "by what the strategy makes of it"
+        found = Kubectl(cluster, namespace)
+        eventually(lambda: held(cluster, found) == {*GOOD.values(), *ASLEEP.values()}, 90)
+        yield found
+
+
+def options(**more: Any) -> dict[str, Any]:
+    """Of the installation."""
+    where = {"node_selector": SELECTOR, "tolerations": [POOL]}
+    return {"images": {**ABSENT, **GOOD}, "strategy": "image_volume", "preflight": "off", **where, **more}
+
+
+def told(cluster: Cluster, cache: Kubectl, **more: Any) -> dict[str, Any]:
+    """What is told of the main set."""
+    return modules_of(cluster, cache.namespace)("info", **more)
+
+
+def held(cluster: Cluster, cache: Kubectl) -> set[str]:
+    """The images of which it is told that they are held."""
+    sets = told(cluster, cache, sets="all")["sets"]
+    return {row["image"] for each in sets for row in each["report"]["rows"] if row["held"]}
+
+
+def pods(cache: Kubectl, config_map: str) -> list[dict[str, Any]]:
+    """A set's pods that do not end."""
+    found = cache.list("pod", "-l", f"kubecache.io/image-set={config_map}")
+    return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def test_any_image_is_held_under_pod_security_restricted_and_nothing_of_it_is_run(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    (pod,) = pods(cache, CONFIG_MAP)
+    assert held_images(pod["spec"]) == {**ABSENT, **GOOD}
+    running = {c["name"]: c for c in pod["status"]["containerStatuses"] if "running" in c["state"]}
+    assert running.keys() == GOOD.keys()
+    assert {c["image"] for c in running.values()} == {HELPER_IMAGE}
+    assert {c["restartCount"] for c in running.values()} == {0}
+    assert all(cluster.node(node).has_image(image) for image in GOOD.values())
+
+
+def test_a_bad_image_beside_good_ones_is_told_right(cluster: Cluster, cache: Kubectl) -> None:
+    info = told(cluster, cache)
+    rows = {row["name"]: row for row in info["rows"]}
+    assert (rows["absent"]["state"], rows["absent"]["class"]) == ("failed", "not_found")
+    assert {(rows[name]["state"], rows[name]["held"]) for name in GOOD} == {("cached", True)}
+    assert info["verdict"] == "Degraded"
+    assert (info["daemonset"]["strategy"], info["daemonset"]["strategy_reason"]) == ("image_volume", "")
+
+
+def test_the_cost_is_what_the_api_server_accounts(cache: Kubectl) -> None:
+    hard = {"pods": "9", "requests.cpu": "9", "requests.memory": "9Gi", "limits.cpu": "9", "limits.memory": "9Gi"}
+    ours = {"scopeName": "PriorityClass", "operator": "In", "values": ["image-puller-cache"]}
+    spec = {"hard": hard, "scopeSelector": {"matchExpressions": [ours]}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "counted"}, "spec": spec}
+    cache.cluster.kubectl("create", "-n", cache.namespace, "-f", "-", input=json.dumps(quota))
+
+    def used() -> dict[str, str]:
+        found = cache.get("resourcequota", "counted") or {}
+        return dict((found.get("status") or {}).get("used") or {})
+
+    try:
+        eventually(lambda: used().get("pods") == "2")
+        cost = cost_of(pod["spec"] for config_map in (CONFIG_MAP, GROUP) for pod in pods(cache, config_map))
+        assert {key: parse_quantity(text) for key, text in used().items()} == {
+            "pods": cost.pods,
+            "requests.cpu": cost.cpu_requests,
+            "requests.memory": cost.memory_requests,
+            "limits.cpu": cost.cpu_limits,
+            "limits.memory": cost.memory_limits,
+        }
+        # The fixed requests of the one, and those of the other's one image.
+        assert (used()["requests.cpu"], used()["requests.memory"]) == ("60m", "42Mi")
+    finally:
+        cache.cluster.kubectl("delete", "resourcequota", "counted", "-n", cache.namespace)
+
+
+def test_what_is_held_survives_the_collection_of_images_and_what_is_not_goes(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    before = {pod["metadata"]["uid"] for config_map in (CONFIG_MAP, GROUP) for pod in pods(cache, config_map)}
+    run_on(cluster, node, "stray", STRAY, [])
+    eventually(lambda: cluster.node(node).has_image(STRAY))
+    cluster.kubectl("delete", "pod", "stray", "-n", "default")
+    # A kubelet collects at once what was there before it started; of others it first has to have known for a while.
+    cluster.node(node).stop(runtime=False)
+    cluster.node(node).start()
+    fill = "dd if=/dev/zero of=/big bs=1M count=100 && sleep infinity"
+    try:
+        run_on(cluster, node, "filler", f"{cluster.registry}/test/busybox:1", ["/bin/sh", "-c", fill])
+        eventually(lambda: not cluster.node(node).has_image(STRAY), 90)
+        kept = {*GOOD.values(), *ASLEEP.values()}
+        assert {image for image in kept if cluster.node(node).has_image(image)} == kept
+        assert held(cluster, cache) == kept
+        assert {p["metadata"]["uid"] for set_ in (CONFIG_MAP, GROUP) for p in pods(cache, set_)} == before
+    finally:
+        cluster.kubectl("delete", "pod", "filler", "-n", "default", "--ignore-not-found")
+
+
+def run_on(cluster: Cluster, node: str, name: str, image: str, command: list[str]) -> None:
+    """A user's pod on the node, which may use the disk."""
+    main = {"name": "main", "image": image, "resources": {"requests": {"ephemeral-storage": "150M"}}}
+    spec = {"nodeName": node, "containers": [main | ({"command": command} if command else {})]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}}
+    more = {"terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}]}
+    cluster.kubectl("create", "-f", "-", input=json.dumps({**pod, "spec": {**spec, **more}}))
+
+
+def test_image_volumes_that_can_not_be_are_refused_with_the_nodes_before_anything_is_changed(
+    cluster: Cluster, cache: Kubectl
+) -> None:
+    info = {"kubeletVersion": "v1.32.4", "containerRuntimeVersion": "containerd://1.7.27"}
+    metadata = {"name": "old", "labels": {"pool": "old", "kubernetes.io/os": "linux"}}
+    old = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+    old |= {"status": {"nodeInfo": dict.fromkeys(NODE_INFO, "") | info}}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(old))
+    try:
+        before = cache.get("configmap", CONFIG_MAP)
+        install = modules_of(cluster, cache.namespace)
+        group = {"name": "old", "images": GOOD, "strategy": "image_volume", "node_selector": {"pool": "old"}}
+        refused = install("install", ok=False, **options(groups=[group]))
+        assert "node old has kubelet v1.32.4 (1.33 or later is needed) and containerd 1.7.27 (" in refused["msg"]
+        assert (cache.get("configmap", CONFIG_MAP), refused["changed"]) == (before, False)
+    finally:
+        cluster.kubectl("delete", "node", "old")
+
+
+NODE_INFO = (
+    "architecture",
+    "bootID",
+    "containerRuntimeVersion",
+    "kernelVersion",
+    "kubeProxyVersion",
+    "kubeletVersion",
+    "machineID",
+    "operatingSystem",
+    "osImage",
+    "systemUUID",
+)
+
+
+@contextlib.contextmanager
+def forbidden(cluster: Cluster, namespace: str) -> Iterator[None]:
+    """Within the context a policy lets no pod with image volumes into the namespace."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    check = "!has(object.spec.volumes) || object.spec.volumes.all(volume, !has(volume.image))"
+    spec: dict[str, Any] = {
+        "matchConstraints": {
+            "resourceRules": [rule],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        },
+        "validations": [{"expression": check, "message": "image volumes are not reviewed yet"}],
+    }
+    kinds = {
+        "ValidatingAdmissionPolicy": spec,
+        "ValidatingAdmissionPolicyBinding": {"policyName": POLICY, "validationActions": ["Deny"]},
+    }
+    group = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": POLICY}}
+    items = [{**group, "kind": kind, "spec": part} for kind, part in kinds.items()]
+    made = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    try:
+        cluster.kubectl("create", "-f", "-", input=made)
+        yield
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=made)
+
+
+def test_a_policy_against_image_volumes_makes_auto_sleep_and_the_images_stay_all_the_time(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    module: Module = modules_of(cluster, cache.namespace)
+
+    def follows(strategy: str) -> bool:
+        made = pods(cache, CONFIG_MAP)
+        there = all(cluster.node(node).has_image(image) for image in GOOD.values())
+        assert there, "an image was not in use for too long"
+        return [strategy_of(pod["spec"]) for pod in made] == [strategy] and held(cluster, cache) >= {*GOOD.values()}
+
+    cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "sleep"}})
+    eventually(lambda: follows("sleep"), 90)
+    with forbidden(cluster, cache.namespace):
+        eventually(lambda: "not reviewed" in module("install", check=True, ok=False, **options())["msg"])
+        cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "auto"}})
+        eventually(lambda: "not reviewed" in told(cluster, cache)["daemonset"]["strategy_reason"])
+        assert told(cluster, cache)["daemonset"]["strategy"] == "sleep"
+        (pod,) = cache.list("pod", "-l", "app.kubernetes.io/component=controller")
+        log = cluster.kubectl("logs", "-n", cache.namespace, pod["metadata"]["name"])
+        assert "strategy sleep: admission refuses it: " in log
+        assert follows("sleep")
+    allowed = "every matching node can, and admission lets it in"
+    eventually(lambda: allowed in str(module("daemonset")["reasons"]), pause=2)
+    eventually(lambda: follows("image_volume"), 90)
+    assert told(cluster, cache)["daemonset"]["strategy_reason"] == allowed
