@@ -16,7 +16,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all $(STAGES) platforms promtool builder runner rulebook manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover screenshots build lock clean
+.PHONY: help setup platform-tools demo test test-all $(STAGES) platforms promtool importer builder runner rulebook docs docs-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -58,11 +58,14 @@ integration: setup image ## Tests on real clusters, which they start and stop; W
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
-platforms: platform-tools image ## The next four, in one go
+platforms: platform-tools docs-tools image ## The next six, in one go
 	$(PY) -m pytest $(PLATFORMS) $(ARGS)
 
 promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
 	$(PY) -m pytest $(PLATFORMS)/test_promtool.py $(ARGS)
+
+importer: platform-tools ## The tarball, with galaxy-importer, as Galaxy and automation hub take it in
+	$(PY) -m pytest $(PLATFORMS)/test_importer.py $(ARGS)
 
 builder: platform-tools ## The execution environment, with ansible-builder
 	$(PY) -m pytest $(PLATFORMS)/test_builder.py $(ARGS)
@@ -73,8 +76,17 @@ runner: platform-tools image ## The job templates, with ansible-runner, as a job
 rulebook: platform-tools image ## The rulebook, with ansible-rulebook; it needs Java 17
 	$(PY) -m pytest $(PLATFORMS)/test_rulebook.py $(ARGS)
 
+docs-test: docs-tools image ## The documentation: its links, and its tutorial on a real cluster, as written
+	$(PY) -m pytest $(PLATFORMS)/test_docs.py $(ARGS)
+
+docs: docs-tools ## The documentation as a site, in build/docs
+	build/docs-tools/bin/python -m docs.site.build
+
 platform-tools: setup
 	@python3 tests/setup.py --platform --python "$(PYTHON)"
+
+docs-tools: setup
+	@python3 tests/setup.py --docs --python "$(PYTHON)"
 
 manifests: setup ## Write deploy/ anew, from the collection's own objects
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy
@@ -100,8 +112,19 @@ bench-info: setup image ## What it takes to tell the truth of many nodes, and ho
 bench-truth: setup ## How large the report is, and how fast it opens
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.truth $(ARGS)
 
+bench-cost: setup image ## What a set costs a node, by strategy, and how soon it is there; ARGS="--only memory"
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.cost $(ARGS)
+
+bench-refresh: setup image ## What unmoved and moved tags cost, and a changed list of a fleet
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.refresh $(ARGS)
+
 bench-takeover: setup image ## What taking over from the known implementation costs the cache
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.benchmarks.takeover $(ARGS)
+
+BENCHES := install preflight health info operator truth takeover cost refresh
+
+bench: ## All of these, one after another; takes hours
+	@for name in $(BENCHES); do echo "===== bench-$$name ====="; $(MAKE) --no-print-directory bench-$$name || exit; done
 
 screenshots: setup ## Take those of docs/REPORT.md again
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
@@ -111,7 +134,7 @@ build: setup ## The collection's tarball, in build/
 
 lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv
-	for name in requirements requirements-platform; do \
+	for name in requirements requirements-platform requirements-docs; do \
 	  $(PY) -m uv pip compile $(LOCK) --output-file tests/$$name.txt tests/$$name.in || exit; done
 	for name in kubernetes-core ansible-core-2.19 ansible-core-2.20; do \
 	  $(PY) -m uv pip compile $(LOCK) --no-deps \

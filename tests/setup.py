@@ -30,6 +30,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD = CHECKOUT / "build"
 LOCK = CHECKOUT / "tests" / "requirements.txt"
 PLATFORM_LOCK = CHECKOUT / "tests" / "requirements-platform.txt"
+DOCS_LOCK = CHECKOUT / "tests" / "requirements-docs.txt"
 KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
 CORE_LOCKS = {version: CHECKOUT / "tests" / f"requirements-ansible-core-{version}.txt" for version in ("2.19", "2.20")}
 VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
@@ -206,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare the environment of the checks.")
     parser.add_argument("--python", default="", help="a version as 3.11, a command or a path; else the first found")
     parser.add_argument("--platform", action="store_true", help="also the tools of the platforms that run Ansible")
+    parser.add_argument("--docs", action="store_true", help="also what builds the documentation")
     options = parser.parse_args()
     python = choose_python(options.python)
     cache = cache_directory()
@@ -217,6 +219,8 @@ def main() -> None:
         cores = {version: ansible_core(version, python, venv, cache) for version in CORE_LOCKS}
         if options.platform:
             link("platform", virtual_environment(python, cache, PLATFORM_LOCK))
+        if options.docs:
+            link("docs-tools", virtual_environment(python, cache, DOCS_LOCK))
     link("venv", venv)
     for version, core in cores.items():
         link(f"ansible-core/{version}", core)
