@@ -46,7 +46,8 @@ KUBELETS: dict[str, dict[str, Any]] = {
     "one after another": {"serializeImagePulls": True},
     "five at once": {"serializeImagePulls": False, "maxParallelImagePulls": 5},
 }
-PARTS = ("requests", "memory", "arrival", "hanging", "guest")
+LIMITED = {"registryPullQPS": 5, "registryBurst": 10}  # As a kubelet has it by default.
+PARTS = ("requests", "memory", "arrival", "limit", "hanging", "guest")
 
 
 def main() -> None:
@@ -155,6 +156,27 @@ class Bench:
             eventually(lambda: len(self._pods()) == shards, pause=PAUSE)
             self.cluster.kubectl("wait", "pod", "--all", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=300s")
             return time.monotonic() - begun
+
+    def limit(self) -> None:
+        """More cold images than a kubelet lets through at once: until all are on the node, and how often it says so."""
+        print(f"\n{len(SMALL)} small cold images, a kubelet's registryPullQPS of 5 with a burst of 10, and without")
+        for kubelet, configuration in KUBELETS.items():
+            for shards in (1, SHARDS):
+                self._configure({**configuration, **LIMITED})
+                took, refused = self._until_there(_dealt(SMALL, shards), SMALL.values()), self._refused()
+                self._configure(configuration)
+                free = self._until_there(_dealt(SMALL, shards), SMALL.values())
+                print_figure(
+                    f"kubelet pulls {kubelet}, {_pods(shards)}",
+                    f"{took[0]:.1f} s, refused {refused} times; without the limit {free[0]:.1f} s",
+                )
+
+    def _refused(self) -> int:
+        """How often the kubelet said that it pulls too much; Events of pods that are gone stay."""
+        told = json.loads(self.cluster.kubectl("get", "event", "-n", NAMESPACE, "-o", "json"))["items"]
+        found = sum(int(event.get("count") or 1) for event in told if "pull QPS exceeded" in event["message"])
+        self.cluster.kubectl("delete", "event", "--all", "-n", NAMESPACE)
+        return found
 
     def hanging(self) -> None:
         """One image of 20 whose registry does not answer: until the 19 others are held."""
