@@ -15,18 +15,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
-def ansible_environment(cluster: Cluster) -> dict[str, str]:
-    """The environment of an ansible-playbook: this checkout's collection, and this cluster and no other."""
-    environment = cluster.environment()
+def ansible_settings() -> dict[str, str]:
+    """What makes Ansible use this checkout's collection, and print the same everywhere."""
     return {
-        **environment,
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
         "ANSIBLE_HOME": str(ROOT / "build" / "ansible"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_LOCALHOST_WARNING": "0",
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
-        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
     }
+
+
+def ansible_environment(cluster: Cluster) -> dict[str, str]:
+    """The environment of an ansible-playbook: this checkout's collection, and this cluster and no other."""
+    environment = cluster.environment()
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    return {**environment, **ansible_settings(), "PATH": path}
 
 
 def push_built_images(cluster: Cluster) -> None:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # A kubelet drops what goes beyond so many events for one pod (and lets one more through every five minutes).
 BURST = 25
@@ -26,8 +26,7 @@ _CONTAINER = re.compile(r"^spec\.containers\{(.+)\}$")
 _TROUBLES = ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume", "NetworkNotReady")
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
+class Pull(NamedTuple):
     """The last that was told of one image of one pod.
 
     ``state`` is pulling, cached or failed, and ``since`` when it began; ``tries``: failures that were told of.

@@ -71,6 +71,11 @@ _GONE_PAUSE = 0.2
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
 _UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
+# What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
+NO_IMAGE_PULLER = (
+    "There is no Image Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
+    "config_map_name"
+)
 Digests = Mapping[str, Sequence[str]]  # Reference -> digests, as Lock.digests.
 
 
@@ -81,6 +86,11 @@ class ImageSet:
     namespace: str
     config_map_name: str = CONFIG_MAP_NAME
     deployment_name: str = ""
+
+
+def absence(image_set: ImageSet) -> str:
+    """What is said of a set without a ConfigMap."""
+    return f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
 
 
 def read_settings(cluster: Cluster, image_set: ImageSet) -> Reading | None:

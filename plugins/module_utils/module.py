@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ _STRUCTURED = (
     "pod_labels",
     "pod_annotations",
 )
+MINIMUM_PYTHON = (3, 10)
 NAMESPACE = "k8s-image-puller"
 NAME_ARGUMENTS: dict[str, Any] = {
     "namespace": {"type": "str", "default": NAMESPACE},
@@ -66,7 +68,15 @@ def make_module(*arguments: Mapping[str, Any], **more: Any) -> AnsibleModule:
     spec: dict[str, Any] = dict(CONNECTION_ARGUMENTS)
     for part in arguments:
         spec.update(part)
-    return AnsibleModule(argument_spec=spec, supports_check_mode=True, **more)
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **more)
+    # Here, since what this file imports does not need it yet.
+    if sys.version_info < MINIMUM_PYTHON:
+        minimum = ".".join(map(str, MINIMUM_PYTHON))
+        module.fail_json(
+            msg=f"{sys.executable} is Python {sys.version.split()[0]}, and Python {minimum} or later is needed. "
+            "Choose another one with ansible_python_interpreter."
+        )
+    return module
 
 
 class Failure(Exception):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,14 @@ _ORDER = (
 
 
 def to_yaml(obj: Mapping[str, Any]) -> str:
-    """One object as YAML, in the order of its keys."""
-    import yaml  # Here, since the controller shares this directory and does without.
+    """One object as YAML, in the order of its keys. Raises RuntimeError without PyYAML."""
+    try:
+        import yaml  # Here, since the controller shares this directory and does without.
+    except ImportError:
+        raise RuntimeError(
+            f"The Python library PyYAML is missing for {sys.executable}. Install it with: {sys.executable} -m pip "
+            "install PyYAML, or choose another Python with ansible_python_interpreter."
+        ) from None
 
     class Dumper(yaml.SafeDumper):
         """No anchors, lists one step in, lines of a text as lines, and quotes around what some parsers take for a

@@ -260,7 +260,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    NO_IMAGE_PULLER,
     ImageSet,
+    absence,
     installed_config_maps,
     installed_daemonsets,
     is_openshift,
@@ -407,11 +409,7 @@ def _members(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> li
         raise RuntimeError("sets=all takes the settings of the ConfigMaps. Leave images and settings out")
     members = [Member(image_set, from_options(given))] if given else read_members(cluster, image_set, several)
     if not members:
-        raise RuntimeError(
-            f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist: there is no Image "
-            "Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
-            "config_map_name"
-        )
+        raise RuntimeError(f"{absence(image_set)}. {NO_IMAGE_PULLER}")
     return members
 
 

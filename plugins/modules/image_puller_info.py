@@ -369,7 +369,9 @@ def _look(cluster: Cluster, member: Member, params: Mapping[str, Any], locked: i
     live = imageset.find_daemonset(cluster, member.image_set, name or DEFAULTS["daemonset_name"])
     problems = tuple(_problems(member))
     if live is None:
-        return Report("InvalidSettings" if member.reading.problems else "Absent", problems)
+        if member.reading.problems:
+            return Report("InvalidSettings", problems)
+        return Report("Absent", (*problems, imageset.NO_IMAGE_PULLER))
     report = imageset.look_at(cluster, imageset.settings_of(live), live, read_nodes=read_nodes)
     if member.reading.problems:
         return replace(report, verdict="InvalidSettings", reasons=(*problems, *report.reasons))
@@ -380,7 +382,7 @@ def _problems(member: Member) -> list[str]:
     """What is wrong with the settings of a set; a ConfigMap that is not there has none."""
     if member.reading.settings or member.reading.problems:
         return [str(problem) for problem in member.reading.problems]
-    return [f"ConfigMap {member.image_set.namespace}/{member.image_set.config_map_name} does not exist"]
+    return [imageset.absence(member.image_set)]
 
 
 def _told(member: Member, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def test_the_status_changes_nothing(cluster: Cluster, namespace: str, playbook: 
 def test_without_an_installation_one_sentence_says_so(playbook: Playbook, namespace: str) -> None:
     assert f"ConfigMap {namespace}/{CONFIG_MAP} does not exist" in playbook("status").stdout
     health = playbook("health_check", ok=False)
-    assert f"ConfigMap {namespace}/{CONFIG_MAP} does not exist: there is no Image Puller." in health.stdout
+    assert f"ConfigMap {namespace}/{CONFIG_MAP} does not exist. There is no Image Puller." in health.stdout
     assert "IMAGE " not in health.stdout
 
 

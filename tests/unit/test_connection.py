@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import socket
@@ -18,12 +19,13 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from kubernetes.client import Configuration
 
 from ansible_collections.kubecache.image_puller.plugins.doc_fragments.kubernetes import ModuleDocFragment
-from ansible_collections.kubecache.image_puller.plugins.module_utils import connection
+from ansible_collections.kubecache.image_puller.plugins.module_utils import connection, module
 from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import (
     CONNECTION_ARGUMENTS,
     ConnectionProblem,
@@ -336,3 +338,19 @@ def test_secrets_of_a_kubeconfig_structure() -> None:
     user = {"client-key-data": "a2V5", "auth-provider": {"config": {"id-token": "t", "idp-issuer-url": "https://x"}}}
     assert secrets({**KUBECONFIG, "users": [{"name": "u", "user": user}, {"user": {"token": ""}}]}) == {"a2V5", "t"}
     assert secrets("/home/user/.kube/config") == set()
+
+
+def test_a_python_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "MINIMUM_PYTHON", (99, 0))
+    with patch_module_args({}), pytest.raises(SystemExit):
+        module.make_module()
+    told = json.loads(capsys.readouterr().out)["msg"]
+    assert told.startswith(f"{sys.executable} is Python 3.")
+    assert told.endswith("and Python 99.0 or later is needed. Choose another one with ansible_python_interpreter.")
+
+
+def test_what_every_module_imports_is_read_by_the_oldest_python_that_runs_modules() -> None:
+    """So that it gets as far as that sentence: dataclasses have slots only from Python 3.10 on."""
+    for path in Path(module.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))):
+            assert not (isinstance(node, ast.keyword) and node.arg in ("slots", "kw_only")), path

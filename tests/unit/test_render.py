@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,9 @@ def test_what_can_not_be_written_is_said_in_one_sentence(tmp_path: Path, capsys:
     refused = run_module(capsys, render=str(tmp_path), state="absent")
     assert refused["msg"] == ("render writes the objects of an installation. Leave it out, or let state be present")
     assert run_module(capsys, images="java11", render=str(tmp_path))["msg"].startswith("The settings have 1 problem")
+
+
+def test_without_pyyaml_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(RuntimeError, match=r"The Python library PyYAML is missing for .* -m pip install PyYAML, or"):
+        to_yaml({})
