@@ -137,8 +137,9 @@ class Asker:
         try:
             digest = registries.digest(image, known={told.digest, *question.held} - {""})
         except RegistryError as error:
-            pause = max(error.retry_after or 0.0, min(question.interval, _RETRY * 2.0**told.failures))
-            failed = _Told(clock.monotonic() + jittered(pause), "", str(error), min(told.failures + 1, 10))
+            pause = jittered(min(question.interval, _RETRY * 2.0**told.failures))
+            due = clock.monotonic() + max(error.retry_after or 0.0, pause)
+            failed = _Told(due, "", str(error), min(told.failures + 1, 10))
             self._told[image] = failed
             return
         self._told[image] = _Told(clock.monotonic() + jittered(question.interval), digest)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import from_secret, from_text
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock, Locked
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
