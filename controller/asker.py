@@ -7,14 +7,20 @@ and what is not known changes nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import (
+    access,
+    certificates,
+    read_insecure,
+    read_mirrors,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring, from_secret
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
@@ -22,8 +28,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.registry im
     Registries,
     RegistryError,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings
-from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import read_access
 from controller.clock import jittered
 from controller.world import World
 
@@ -62,12 +66,13 @@ class Asker:
 
     ``asked`` tells when each had its last answer.
 
+    :param environment: says how registries are reached (:func:`access_of`).
     :param questions: what is to be asked for now, by reference.
     :param changed: called when ``digests`` has changed.
     """
 
     world: World
-    access: Access
+    environment: Mapping[str, str]
     questions: Callable[[], Mapping[str, Question]]
     changed: Callable[[], None]
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -120,20 +125,21 @@ class Asker:
             if told.due <= now or (image in hurried and told.digest)
         }
         if due:
-            self._use_logins(frozenset().union(*(question.secrets for question in questions.values())))
-        for image, question in due.items():
-            self._ask(image, question)
+            secrets = frozenset().union(*(question.secrets for question in questions.values()))
+            registries = self._look_up(secrets)
+            for image, question in due.items():
+                self._ask(registries, image, question)
         self._keep({image: told.digest for image, told in self._told.items() if told.digest}, due)
         self._say()
 
-    def _ask(self, image: str, question: Question) -> None:
+    def _ask(self, registries: Registries, image: str, question: Question) -> None:
         told, clock = self._told[image], self.world.clock
-        registries = self._registries or Registries(self.access)
         try:
             digest = registries.digest(image, known={told.digest, *question.held} - {""})
         except RegistryError as error:
-            pause = max(error.retry_after or 0.0, min(question.interval, _RETRY * 2.0**told.failures))
-            failed = _Told(clock.monotonic() + jittered(pause), "", str(error), min(told.failures + 1, 10))
+            pause = jittered(min(question.interval, _RETRY * 2.0**told.failures))
+            due = clock.monotonic() + max(error.retry_after or 0.0, pause)
+            failed = _Told(due, "", str(error), min(told.failures + 1, 10))
             self._told[image] = failed
             return
         self._told[image] = _Told(clock.monotonic() + jittered(question.interval), digest)
@@ -159,14 +165,19 @@ class Asker:
         )
         self.world.say("registries", text if errors else "")
 
-    def _use_logins(self, secrets: frozenset[tuple[str, str]]) -> None:
-        keyring = self.access.keyring
+    def _look_up(self, secrets: frozenset[tuple[str, str]]) -> Registries:
+        """The registries as they are reached now: logins and authorities may have been renewed."""
+        reached, problem = access_of(self.environment)
+        self.world.say("access", problem, logging.ERROR)
+        keyring = reached.keyring
         for namespace, name in sorted(secrets):
             keyring += self._login(namespace, name)
         for problem in keyring.problems:
             self.world.say(f"login {problem}", problem)
-        if self._registries is None or self._registries.access.keyring != keyring:
-            self._registries = Registries(replace(self.access, keyring=keyring))
+        reached = replace(reached, keyring=keyring)
+        if self._registries is None or self._registries.access != reached:
+            self._registries = Registries(reached)
+        return self._registries
 
     def _login(self, namespace: str, name: str) -> Keyring:
         topic = f"secret {namespace}/{name}"
@@ -179,15 +190,28 @@ class Asker:
         return from_secret(secret) if secret else Keyring()
 
 
-def access_of(environment: Mapping[str, str]) -> Access:
-    """How the controller reaches registries: REGISTRY_MIRRORS, a JSON object, and REGISTRY_INSECURE, a list with ``,``.
+def access_of(environment: Mapping[str, str]) -> tuple[Access, str]:
+    """How the controller reaches registries, and what of that can't be used and is not.
 
-    Proxies and further authorities are those of HTTPS_PROXY, HTTP_PROXY, NO_PROXY and SSL_CERT_FILE.
+    REGISTRY_MIRRORS is a JSON object, REGISTRY_INSECURE a list with ``,``, REGISTRY_AUTHORITIES a directory whose files
+    have certificates to trust besides the system's. Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
     """
-    try:
-        mirrors = json.loads(environment.get("REGISTRY_MIRRORS") or "{}")
-        insecure = environment.get("REGISTRY_INSECURE", "").split(",")
-        return read_access({"registry_mirrors": mirrors, "registry_insecure": insecure})
-    except (AttributeError, ValueError, InvalidSettings) as error:
-        log.error("the environment's REGISTRY_MIRRORS or REGISTRY_INSECURE can't be used, and is not: %s", error)
-        return Access()
+    mirrors, problems = read_mirrors("REGISTRY_MIRRORS", environment.get("REGISTRY_MIRRORS"))
+    insecure, more = read_insecure("REGISTRY_INSECURE", environment.get("REGISTRY_INSECURE"))
+    said = [*map(str, problems), *map(str, more)]
+    directory, authorities = environment.get("REGISTRY_AUTHORITIES", ""), ""
+    if directory:
+        try:
+            authorities = certificates(_texts_in(Path(directory)))
+        except (OSError, ValueError):
+            remedy = "put some in the form PEM into the ConfigMap that registry_ca_config_map names"
+            said.append(f"no certificate can be read from {directory}. Remedy: {remedy}")
+    used = access({} if problems else mirrors, () if more else insecure, authorities=authorities)
+    return used, f"how registries are reached: {' '.join(said)}" if said else ""
+
+
+def _texts_in(directory: Path) -> str:
+    """The files of a ConfigMap, which are links beside what they lead to."""
+    return "\n".join(
+        p.read_text(encoding="utf-8", errors="replace") for p in sorted(directory.iterdir()) if p.is_file()
+    )

@@ -19,7 +19,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
-from controller.asker import Asker, Question, access_of
+from controller.asker import Asker, Question
 from controller.clock import Clock
 from controller.judge import Judge
 from controller.keeper import Keeper, remove
@@ -64,7 +64,7 @@ class Controller:
         self._woken_at: float | None = None
         self._moved = self._clock.monotonic()
         self._sets: dict[str, tuple[Keeper, Judge]] = {}
-        self._asker = Asker(self._world, access_of(environment), self._questions, self._wake_judges)
+        self._asker = Asker(self._world, environment, self._questions, self._wake_judges)
         self._absent: dict[str, float] = {}
         self._passed = False
         self._longest = [0.0]

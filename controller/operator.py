@@ -23,10 +23,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
     Change,
     Cluster,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import secrets_of, sets_of, settings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import adopt_selector
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation, adopt_selector
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    IMAGE_SET,
     KEPT,
     MANAGED_BY,
     MANAGER,
@@ -236,7 +238,8 @@ class Operator:
     def _keep_objects(
         self, resource: Object, asked: Asked, settings: Settings, state: _Served
     ) -> tuple[Refusal | None, float]:
-        wanted = objects_of(resource, settings, asked.installation)
+        installation = replace(asked.installation, pull_secrets=self._secrets(resource, asked.installation))
+        wanted = objects_of(resource, settings, installation)
         live = [self._cluster.get(obj["kind"], metadata(obj)["name"], metadata(obj)["namespace"]) for obj in wanted]
         if foreign := next((obj for obj in live if obj is not None and is_foreign(obj)), None):
             return _foreign(foreign), _RETRY[1]
@@ -255,6 +258,12 @@ class Operator:
             log.info("%s: %s", describe(resource), told)
             self._around.recorder.tell(lambda: resource, Told("Normal", "Kept", told))
         return None, self._look_at_controller(wanted[-1], state)
+
+    def _secrets(self, resource: Object, installation: Installation) -> tuple[str, ...]:
+        """The pull secrets of the sets that the controller keeps besides the resource's own: those of groups."""
+        found, _version = self._cluster.list("ConfigMap", metadata(resource)["namespace"], labels=IMAGE_SET)
+        sets = sets_of(found, installation.config_map_name, installation.deployment_name)
+        return secrets_of(settings_of(c for name, c in sets.items() if name != installation.config_map_name))
 
     def _stop_known(self, deployment: Object) -> Object | None:
         """Stop the known controller so that its DaemonSet stays: another operator made it for this very resource."""

@@ -36,6 +36,7 @@ def in_cluster_client(connections: int = _CONNECTIONS) -> Client:
     """
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_incluster_config(client_configuration=configuration)
+    configuration.proxy = None  # Those of the environment are for registries; the API server is in the cluster.
     configuration.connection_pool_maxsize = connections
     configuration.socket_options = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),

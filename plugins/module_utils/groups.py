@@ -24,6 +24,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     DEFAULT_IMAGES,
     DEFAULTS,
     FIELDS,
+    REFRESH_DIGEST,
     Field,
     InvalidSettings,
     Problem,
@@ -173,6 +174,17 @@ def sets_of(
         ):
             found[name] = config_map
     return dict(sorted(found.items(), key=lambda item: (item[0] != config_map_name, item[0])))
+
+
+def secrets_of(sets: Iterable[Settings]) -> tuple[str, ...]:
+    """The pull secrets with which the controller asks registries what the tags of these sets stand for."""
+    return tuple(sorted({name for one in sets if one.refresh == REFRESH_DIGEST for name in one.image_pull_secrets}))
+
+
+def settings_of(config_maps: Iterable[Mapping[str, Any]]) -> list[Settings]:
+    """The settings of the sets in these ConfigMaps, as far as they can be used."""
+    read = [from_config_map(config_map.get("data") or {}).settings for config_map in config_maps]
+    return [settings for settings in read if settings]
 
 
 def read_plan(

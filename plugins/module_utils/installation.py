@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ PRIORITY_CLASS_NAME = "image-puller-cache"
 PRIORITY = -5
 PORT = 8080
 CATALOG = "kubecache"  # OLM's source of our operator.
+# Where the controller finds the ConfigMap with authorities; every key of it has certificates.
+AUTHORITIES_DIRECTORY = "/etc/image-puller/authorities"
 NODE_SELECTOR = "openshift.io/node-selector"  # On a namespace: instead of the cluster's default node selector.
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -50,6 +53,20 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class RegistryAccess:
+    """How the controller reaches registries, besides the logins of pull secrets.
+
+    ``mirrors`` and ``insecure`` as the options ``registry_*`` have them; ``authorities``: a ConfigMap of the namespace
+    with certificates to trust besides the system's; ``proxy``: HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
+    """
+
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    insecure: tuple[str, ...] = ()
+    authorities: str = ""
+    proxy: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Installation:
     """What an installation is made of, besides its settings."""
 
@@ -63,7 +80,7 @@ class Installation:
     catalog: str = CATALOG
     catalog_namespace: str = ""  # Empty: where OLM has its own.
     pull_secrets: tuple[str, ...] = ()  # Of all sets: those that the controller may read, to ask registries with them.
-    registries: Mapping[str, str] = field(default_factory=dict)  # Environment: how the controller reaches registries.
+    registries: RegistryAccess = field(default_factory=RegistryAccess)
 
 
 def namespace(settings: Settings, openshift: bool = False) -> dict[str, Any]:
@@ -177,9 +194,22 @@ def secrets_access(installation: Installation, settings: Settings) -> list[dict[
     return [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": sorted(secrets), "verbs": ["get"]}]
 
 
-def registries_environment(installation: Installation) -> list[dict[str, str]]:
-    """How the controller reaches registries, as environment variables of its container."""
-    return [{"name": name, "value": value} for name, value in sorted(installation.registries.items())]
+def reach_registries(pod: dict[str, Any], installation: Installation) -> None:
+    """Tell the controller in its pod how it reaches registries. Nothing changes where there is nothing to tell."""
+    registries, (container,) = installation.registries, pod["containers"]
+    told = {
+        "REGISTRY_MIRRORS": json.dumps(registries.mirrors, sort_keys=True) if registries.mirrors else "",
+        "REGISTRY_INSECURE": ",".join(registries.insecure),
+        "REGISTRY_AUTHORITIES": AUTHORITIES_DIRECTORY if registries.authorities else "",
+        **registries.proxy,
+    }
+    container["env"] += [{"name": name, "value": value} for name, value in sorted(told.items()) if value]
+    if registries.authorities:
+        # Optional: without it registries can't be asked, but the cache is kept all the same.
+        source = {"name": registries.authorities, "optional": True}
+        pod["volumes"] = [{"name": "authorities", "configMap": source}]
+        mount = {"name": "authorities", "mountPath": AUTHORITIES_DIRECTORY, "readOnly": True}
+        container["volumeMounts"] = [mount]
 
 
 def _object(api_version: str, kind: str, name: str, namespace_name: str | None) -> dict[str, Any]:
@@ -214,7 +244,6 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                 "env": [
                     {"name": "DEPLOYMENT_NAME", "value": installation.deployment_name},
                     {"name": "CONFIG_MAP_NAME", "value": installation.config_map_name},
-                    *registries_environment(installation),
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
                 # Asked every second until the first pass has ended, so that an installation need not wait for it.
@@ -229,6 +258,7 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
             }
         ],
     }
+    reach_registries(pod, installation)
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if installation.deployment_priority_class_name:

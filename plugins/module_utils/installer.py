@@ -22,7 +22,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
-from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted, secrets_of, settings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
@@ -48,7 +48,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import REFRESH_DIGEST, Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -109,9 +109,10 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
-    installation = _with_secrets(installation, plan)
+    installation = _with_secrets(installation, plan, live)
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
     operated.leave_others(hands, choices.install_method)
+    _look_for_authorities(cluster, installation, common.namespace, outcome)
     if method.operated:
         _install_operator(hands, installation, plan, choices, outcome, live)
         return
@@ -263,10 +264,28 @@ def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[d
     return made
 
 
-def _with_secrets(installation: Installation, plan: Plan) -> Installation:
-    """With the pull secrets of all sets of whose tags the controller asks registries."""
-    asking = [wanted.settings for wanted in plan.sets if wanted.settings.refresh == REFRESH_DIGEST]
-    return replace(installation, pull_secrets=tuple(sorted({n for each in asking for n in each.image_pull_secrets})))
+def _with_secrets(
+    installation: Installation, plan: Plan, live: Mapping[str, Mapping[str, Any]] | None = None
+) -> Installation:
+    """With the pull secrets of all sets that there will be: also of those that stay although nobody names them."""
+    known = {*plan.leaving, *(wanted.config_map_name for wanted in plan.sets)}
+    staying = settings_of(config_map for name, config_map in (live or {}).items() if name not in known)
+    return replace(installation, pull_secrets=secrets_of([*(wanted.settings for wanted in plan.sets), *staying]))
+
+
+def _look_for_authorities(cluster: Cluster, installation: Installation, namespace: str, outcome: Outcome) -> None:
+    name = installation.registries.authorities
+    try:
+        if not name or cluster.get("ConfigMap", name, namespace):
+            return
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        return
+    outcome.warnings.append(
+        f"ConfigMap {namespace}/{name} with the registries' authorities is not there. Until it is, the controller "
+        "trusts those of the system only. Remedy: create it with their certificates in the form PEM"
+    )
 
 
 def _with_names(wanted: Wanted, priority_class_name: str) -> Wanted:

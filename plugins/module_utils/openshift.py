@@ -106,7 +106,7 @@ def controller(installation: Installation, settings: Settings) -> list[dict[str,
     # What no parameter can say: in a rule an empty list of names would mean all of them.
     (role,) = [obj for obj in made if obj["kind"] == "Role"]
     role["rules"] += objects.secrets_access(installation, settings)
-    pod["containers"][0]["env"] += objects.registries_environment(installation)
+    objects.reach_registries(pod, installation)
     return made
 
 

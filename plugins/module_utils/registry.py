@@ -100,15 +100,16 @@ class Access:
     """How registries are reached from here, which may differ from how the nodes reach them.
 
     ``mirrors``: ``registry[/path]`` -> the same elsewhere, asked first, in this order; ``insecure``: hosts (with port)
-    whose certificate need not be trusted, and ``plain`` those that are asked without TLS; ``ca_file``: certificates to
-    trust besides the system's. Proxies are those of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+    whose certificate need not be trusted, and ``plain`` those that are asked without TLS; ``authorities``:
+    certificates to trust besides the system's, in the form PEM. Proxies are those of the environment (HTTPS_PROXY,
+    HTTP_PROXY, NO_PROXY).
     """
 
     keyring: Keyring = field(default_factory=Keyring)
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     insecure: frozenset[str] = frozenset()
     plain: frozenset[str] = frozenset()
-    ca_file: str = ""
+    authorities: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ class Registries:
     @functools.cached_property
     def _trusting(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
-        if self.access.ca_file:
-            context.load_verify_locations(self.access.ca_file)
+        if self.access.authorities:
+            context.load_verify_locations(cadata=self.access.authorities)
         return context
 
     @functools.cached_property

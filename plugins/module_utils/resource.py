@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation, Resources
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
+    Installation,
+    RegistryAccess,
+    Resources,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     DEFAULTS,
@@ -76,6 +81,7 @@ _SHAPES = {
     "part": (r"^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)?$", "write a number of nodes, or 1% to 100% of them"),
     "strategy": (rf"^({'|'.join(STRATEGIES)})?$", f"write one of {', '.join(STRATEGIES)}"),
     "refresh": (r"^(digest|restart|never)?$", "write digest, restart or never"),
+    "hosts": (r"^[-\w.:/\[\];,\s]*$", "write registries as host:port with ';' between two of them"),
     "seconds": (r"^[0-9]{0,6}$", "write a whole number of seconds, such as 60"),
 }
 _LENGTHS = {"images": 524288, "object": 262144, "list": 262144}
@@ -113,6 +119,24 @@ _ABOUT = {
     "refresh": ("refresh", "What is done about tags that are moved in their registry: digest, restart or never."),
     "serviceAccountName": ("name", "ServiceAccount of the controller."),
     "deploymentPriorityClassName": ("name", "PriorityClass of the controller's pod; it has to exist."),
+    "registryMirrors": (
+        "object",
+        "Where the controller asks for images before their registry, as a JSON object from a registry (or the "
+        "beginning of a path there) to what stands in its place, or a list of that.",
+    ),
+    "registryInsecure": (
+        "hosts",
+        "Registries whose certificate the controller need not trust, with ';' between two of them; with http:// in "
+        "front they are asked without TLS.",
+    ),
+    "registryCAConfigMap": (
+        "name",
+        "ConfigMap with certificates in the form PEM, which the controller trusts besides those of the system.",
+    ),
+    "registryProxy": (
+        "object",
+        "Proxies on the controller's way to registries, as a JSON object with HTTPS_PROXY, HTTP_PROXY and NO_PROXY.",
+    ),
     "deploymentCPURequest": ("quantity", "CPU that is reserved for the controller."),
     "deploymentMemoryRequest": ("quantity", "Memory that is reserved for the controller."),
     "deploymentCPULimit": ("quantity", "CPU that the controller may use."),
@@ -132,12 +156,19 @@ _RESOURCES = {
     "deploymentCPULimit": "cpu_limit",
     "deploymentMemoryLimit": "memory_limit",
 }
+# Option of the controller's way to registries -> its field.
+_REGISTRIES = {
+    "registry_mirrors": "registryMirrors",
+    "registry_insecure": "registryInsecure",
+    "registry_ca_config_map": "registryCAConfigMap",
+    "registry_proxy": "registryProxy",
+}
 
 
 def spec_fields() -> tuple[str, ...]:
     """All fields of the spec: the known ones in their order, then ours."""
     settings = [f.spec for f in FIELDS if f.option != "namespace"]
-    return tuple(dict.fromkeys((*KNOWN_FIELDS, *settings, *_INSTALLATION, *_RESOURCES)))
+    return tuple(dict.fromkeys((*KNOWN_FIELDS, *settings, *_INSTALLATION, *_REGISTRIES.values(), *_RESOURCES)))
 
 
 def default_of(field: str) -> str:
@@ -148,6 +179,8 @@ def default_of(field: str) -> str:
         return str(getattr(Installation(), _INSTALLATION[field][0]))
     if field in _RESOURCES:
         return str(getattr(Resources(), _RESOURCES[field]))
+    if field in _REGISTRIES.values():
+        return ""
     setting = next(f for f in FIELDS if f.spec == field)
     default = DEFAULTS[setting.option]
     return setting.show(default) or (default if isinstance(default, str) else "")
@@ -304,13 +337,15 @@ def read_resource(resource: Mapping[str, Any], *, openshift: bool = False) -> As
     given = {field: str(spec[field]).strip() for field in (*_INSTALLATION, *_RESOURCES) if spec.get(field)}
     for field, text in given.items():
         problems += check(field, text, _INSTALLATION[field][1] if field in _INSTALLATION else "quantity")
+    registries, wrong = read_registry_access(spec, _REGISTRIES)
+    problems += wrong
     notes = list(reading.notes)
     if is_known_image(given.get("imagePullerImage", "")):
         image = given.pop("imagePullerImage")
         notes.append(f"imagePullerImage {image} is the known implementation: {objects.IMAGE} runs instead")
     named: dict[str, Any] = {_INSTALLATION[field][0]: text for field, text in given.items() if field in _INSTALLATION}
     resources = Resources(**{_RESOURCES[field]: text for field, text in given.items() if field in _RESOURCES})
-    installation = Installation(**named, resources=resources, openshift=openshift)
+    installation = Installation(**named, resources=resources, openshift=openshift, registries=registries)
     settings = reading.settings if all(not problem.whole for problem in problems) else None
     if settings and not settings.cache_service_account_name:
         settings = replace(settings, cache_service_account_name=objects.CACHE_SERVICE_ACCOUNT_NAME)
@@ -330,6 +365,7 @@ def resource_of(settings: Settings, installation: Installation, name: str) -> di
         **{field: getattr(installation, name) for field, (name, _kind) in _INSTALLATION.items()},
         **{field: getattr(installation.resources, name) for field, name in _RESOURCES.items()},
     }
+    parts |= _registry_fields(installation.registries)
     spec |= {field: text for field, text in parts.items() if text != default_of(field)}
     if spec.get("cacheServiceAccountName") == objects.CACHE_SERVICE_ACCOUNT_NAME:
         del spec["cacheServiceAccountName"]
@@ -339,6 +375,13 @@ def resource_of(settings: Settings, installation: Installation, name: str) -> di
         "metadata": {"name": name, "namespace": settings.namespace, "labels": dict(LABELS)},
         "spec": {field: spec[field] for field in spec_fields() if field in spec},
     }
+
+
+def _registry_fields(registries: RegistryAccess) -> dict[str, str]:
+    """How the controller reaches registries, as texts."""
+    mapping = {"registryMirrors": registries.mirrors, "registryProxy": registries.proxy}
+    texts = {field: json.dumps(value, sort_keys=True) if value else "" for field, value in mapping.items()}
+    return {**texts, "registryInsecure": ";".join(registries.insecure), "registryCAConfigMap": registries.authorities}
 
 
 def objects_of(resource: Mapping[str, Any], settings: Settings, installation: Installation) -> list[dict[str, Any]]:

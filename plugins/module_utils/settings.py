@@ -904,9 +904,12 @@ def read_list(
 
 
 def read_mapping(
-    option: str, value: object, fields_of_it: Mapping[str, Any], example: str
+    option: str, value: object, fields_of_it: Mapping[Any, Any], example: str
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """A mapping, or its JSON or YAML text (empty: nothing), with what is wrong with it and with its fields."""
+    """A mapping, or its JSON or YAML text (empty: nothing), with what is wrong with it and with its fields.
+
+    :param fields_of_it: a shape as :func:`_shape_problems` has it.
+    """
     reader = _Reader(option, value)
     if value in (None, ""):
         return {}, []

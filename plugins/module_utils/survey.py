@@ -8,22 +8,19 @@ Nothing is written. What may not be read is unknown, and said once.
 
 from __future__ import annotations
 
-import json
-import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import credentials
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_access
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost, cost_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
-from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock
@@ -42,16 +39,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.registry im
     RegistryError,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    InvalidSettings,
-    Problem,
-    Settings,
-)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Problem, Settings
 
 PODS_SECONDS = 20.0  # For reading what all pods ask for; on a very large cluster it takes too long to be worth it.
 # For asking kubelets for their free space: all of them, each, and how many at a time.
 DISK_SECONDS, DISK_ANSWER_SECONDS, DISK_PARALLEL = 3.0, 1.5, 8
-_AUTH_FILE = "the auth file"
 _ASKED = ("linux/amd64", "linux/arm64")  # Where nobody knows the nodes.
 
 Read = TypeVar("Read")
@@ -121,20 +113,6 @@ def require_classes(
         raise RuntimeError(f"Nothing was changed: {'; '.join(missing)}")
 
 
-def access_environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """How the controller is told of the options ``registry_*`` that make sense there, too, as environment variables.
-
-    Logins are those of the pull secrets, and files of this machine are none of its own.
-    """
-    mirrors = options.get("registry_mirrors") or {}
-    insecure = [str(entry).strip() for entry in options.get("registry_insecure") or () if str(entry).strip()]
-    told = {
-        "REGISTRY_MIRRORS": json.dumps(mirrors, sort_keys=True) if mirrors else "",
-        "REGISTRY_INSECURE": ",".join(insecure),
-    }
-    return {name: text for name, text in told.items() if text}
-
-
 def warnings_of(found: Mapping[str, Any]) -> list[str]:
     """What of a plan somebody should read before the installation."""
     return [finding["message"] for finding in found["findings"] if finding["level"] != "note"]
@@ -144,53 +122,6 @@ def refusal(found: Mapping[str, Any]) -> str:
     """Why an installation is not begun."""
     errors = [finding["message"] for finding in found["findings"] if finding["level"] == "error"]
     return "The installation would not work; nothing was changed.\n" + "\n".join(f"- {error}." for error in errors)
-
-
-def read_access(options: Mapping[str, Any]) -> Access:
-    """How registries are reached from here, from the options ``registry_*``; raises InvalidSettings."""
-    problems: list[Problem] = []
-    mirrors = {}
-    for prefix, value in (options.get("registry_mirrors") or {}).items():
-        mirrors[str(prefix)] = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-        for text in (str(prefix), *mirrors[str(prefix)]):
-            problems += _location_problems("registry_mirrors", text)
-    insecure = [str(entry).strip() for entry in options.get("registry_insecure") or () if str(entry).strip()]
-    for entry in insecure:
-        problems += _location_problems("registry_insecure", entry.removeprefix("http://"))
-    keyring = Keyring()
-    path = options.get("registry_auth_file") or ""
-    try:
-        if path:
-            keyring = credentials.from_text(Path(path).read_text(encoding="utf-8"), _AUTH_FILE)
-            problems += [Problem("registry_auth_file", path, p, "correct the file") for p in keyring.problems]
-    except (OSError, UnicodeDecodeError):
-        problems.append(Problem("registry_auth_file", path, "it can't be read", "correct the path or the permissions"))
-    access = Access(
-        keyring,
-        mirrors,
-        frozenset(entry for entry in insecure if not entry.startswith("http://")),
-        frozenset(entry.removeprefix("http://") for entry in insecure if entry.startswith("http://")),
-        options.get("registry_ca_file") or "",
-    )
-    try:
-        if access.ca_file:
-            ssl.create_default_context(cafile=access.ca_file)
-    except OSError:
-        what, remedy = "no certificate can be read from it", "name a file with certificates in the form PEM"
-        problems.append(Problem("registry_ca_file", access.ca_file, what, remedy))
-    if problems:
-        raise InvalidSettings(problems)
-    return access
-
-
-def _location_problems(option: str, text: str) -> list[Problem]:
-    try:
-        if parse_reference(f"{text}/x").registry == text.partition("/")[0]:
-            return []
-        what, remedy = "it names no registry", "write host or host:port, and for a mirror a path if it has one"
-    except InvalidReference as error:
-        what, remedy = error.what, error.remedy
-    return [Problem(option, text, what, remedy)]
 
 
 def look(
@@ -259,7 +190,7 @@ def _registries(
 ) -> tuple[list[PullSecret], Registries]:
     secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
     logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
-    return secrets, Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.ca_file))
+    return secrets, Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.authorities))
 
 
 class _Reader:

@@ -148,6 +148,19 @@ options:
       - Memory limit of the controller's container.
     type: str
     default: 256Mi
+  registry_ca_config_map:
+    description:
+      - A ConfigMap in O(namespace) with certificates of authorities, in the form PEM, under any keys. The controller
+        trusts them besides those of the system when it asks registries what tags stand for.
+      - It is not made here. Where it is not there, the installation warns, and the controller says that it can't ask.
+    type: str
+  registry_proxy:
+    description:
+      - Proxies on the controller's way to registries, a mapping or JSON or YAML text with C(HTTPS_PROXY), C(HTTP_PROXY)
+        and C(NO_PROXY). Its way to the API server has none.
+      - They are in the environment of the controller's Deployment, so a password in a URL can be read there.
+      - Modules use the proxies of the environment in which they run.
+    type: raw
   preflight:
     description:
       - Whether to look before anything is changed what the installation costs and what stands against it.
@@ -381,6 +394,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
@@ -450,7 +464,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import (
     REGISTRY_ARGUMENTS,
-    access_environment,
     preflight,
     refusal,
     require_classes,
@@ -478,6 +491,8 @@ ARGUMENTS: dict[str, Any] = {
     "deployment_memory_request": {"type": "str", "default": _DEFAULT_RESOURCES.memory_request},
     "deployment_cpu_limit": {"type": "str", "default": _DEFAULT_RESOURCES.cpu_limit},
     "deployment_memory_limit": {"type": "str", "default": _DEFAULT_RESOURCES.memory_limit},
+    "registry_ca_config_map": {"type": "str"},
+    "registry_proxy": {"type": "raw"},
     "preflight": {"type": "str", "choices": ["off", "report", "warn", "enforce"], "default": "off"},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 120},
@@ -505,6 +520,9 @@ def main() -> None:
 
 
 def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
+    registries, problems = read_registry_access(params)
+    if problems:
+        raise InvalidSettings(problems)
     return Installation(
         config_map_name=params["config_map_name"],
         deployment_name=params["deployment_name"],
@@ -515,7 +533,7 @@ def _installation(params: Mapping[str, Any], openshift: bool) -> Installation:
         openshift=openshift,
         catalog=params["olm_catalog"],
         catalog_namespace=params["olm_catalog_namespace"] or "",
-        registries=access_environment(params),
+        registries=registries,
     )
 
 

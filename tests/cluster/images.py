@@ -103,6 +103,27 @@ def build(
     return Image(architecture, blobs, configuration, _json(manifest))
 
 
+def artifact(files: Mapping[str, bytes], layer: str, *, tarred: bool) -> Image:
+    """What is no image: a manifest with an artifactType and an empty configuration (OCI image specification 1.1).
+
+    layer: the media type of its layers, one for each file; tarred: whether they are gzipped tar files with it.
+    """
+    blobs = tuple(
+        gzip.compress(_tar({name: data}), 1, mtime=0) if tarred else data for name, data in sorted(files.items())
+    )
+    named = zip(blobs, sorted(files), strict=True)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.model",
+        "config": _descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": [
+            _descriptor(layer, blob) | {"annotations": {"org.opencontainers.image.title": name}} for blob, name in named
+        ],
+    }
+    return Image(MACHINE, blobs, b"{}", _json(manifest))
+
+
 @contextlib.contextmanager
 def _opened(archive: pathlib.Path) -> Iterator[tuple[Mapping[str, str], Callable[[str], bytes]]]:
     """The entry of the one image (or index) of an OCI archive, and what reads a blob by its digest."""

@@ -18,7 +18,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import held_images, strategy_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
-from tests.cluster import Cluster
+from tests.cluster import Cluster, images
 
 from .conftest import CONFIG_MAP, Kubectl, Module, eventually, modules_of, new_namespace
 
@@ -35,7 +35,8 @@ ODD: dict[str, dict[str, Any]] = {
 }
 GOOD = {name: f"{REPOSITORY}/{name}:1" for name in ODD}
 ABSENT = {"absent": f"{REPOSITORY}/absent:1"}
-ASLEEP = {"asleep": f"{REPOSITORY}/asleep:1"}
+# The same oddities again, for the strategy that runs a process in a container of the image.
+ASLEEP = {"asleep": f"{REPOSITORY}/asleep:1", **{name: f"{REPOSITORY}/{name}:asleep" for name in ODD}}
 STRAY = f"{REPOSITORY}/stray:1"
 GROUP = f"{CONFIG_MAP}-asleep"
 POLICY = "forbid-image-volumes"
@@ -46,6 +47,7 @@ def node(cluster: Cluster) -> Iterator[str]:
     """A node whose images have a file system of their own."""
     for name, options in ODD.items():
         cluster.push(GOOD[name], **options)
+        cluster.push(ASLEEP[name], **{**options, "size_mb": 1})
     cluster.push(ASLEEP["asleep"], size_mb=15)
     cluster.push(STRAY, size_mb=40)
     name = cluster.add_node({"pool": "strategies"}, [POOL], image_disk_mb=300)
@@ -108,6 +110,59 @@ def test_any_image_is_held_under_pod_security_restricted_and_nothing_of_it_is_ru
     assert all(cluster.node(node).has_image(image) for image in GOOD.values())
 
 
+def test_a_container_of_any_image_sleeps_as_ours_whatever_the_image_asks_for(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    """USER root, a VOLUME, a directory that is not there, an entry point that would do harm, an image from scratch."""
+    (pod,) = pods(cache, GROUP)
+    assert held_images(pod["spec"]) == ASLEEP
+    statuses = {status["name"]: status for status in pod["status"]["containerStatuses"]}
+    for name, image in ASLEEP.items():
+        assert statuses[name]["image"] == image
+        assert "running" in statuses[name]["state"]
+        assert statuses[name]["restartCount"] == 0
+        told = asked_of(cluster, node, statuses[name]["containerID"])
+        process = told["process"]
+        assert process["args"] == ["/kip/sleep", "876000h"], name
+        assert (process["user"]["uid"], process["cwd"]) == (65532, "/")
+        assert "NVIDIA_VISIBLE_DEVICES=void" in process["env"]
+        assert not process.get("capabilities", {}).get("effective")
+        assert told["root"]["readonly"]
+
+
+def asked_of(cluster: Cluster, node: str, container: str) -> dict[str, Any]:
+    """What a node's runtime was asked to run in a container (OCI runtime specification)."""
+    told = cluster.node(node).ctr("containers", "info", "--spec", container.rpartition("/")[2])
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "tarred"),
+    [(images.LAYER, True), ("application/octet-stream", False)],
+    ids=["layers of an image", "files as they are"],
+)
+def test_an_artifact_that_is_no_image_is_taken_or_told_as_the_runtime_does(
+    cluster: Cluster, cache: Kubectl, node: str, layer: str, tarred: bool
+) -> None:
+    reference = f"{REPOSITORY}/artifact-{'tarred' if tarred else 'plain'}:1"
+    images.push(cluster.connect_registry, images.artifact({"model.bin": b"x" * 1000}, layer, tarred=tarred), reference)
+    module = modules_of(cluster, cache.namespace)
+    module("install", **options(images={**ABSENT, **GOOD, "artifact": reference}))
+
+    def row() -> dict[str, Any]:
+        (found,) = [row for row in told(cluster, cache)["rows"] if row["name"] == "artifact"]
+        print(found)
+        return found
+
+    try:
+        eventually(lambda: row()["state"] in ("failed", "cached"), 90)
+        raise AssertionError(row())
+    finally:
+        module("install", **options())
+        eventually(lambda: len(held_images(pods(cache, CONFIG_MAP)[0]["spec"])) == len(GOOD) + 1, 60)
+
+
 def test_a_bad_image_beside_good_ones_is_told_right(cluster: Cluster, cache: Kubectl) -> None:
     info = told(cluster, cache)
     rows = {row["name"]: row for row in info["rows"]}
@@ -138,8 +193,8 @@ def test_the_cost_is_what_the_api_server_accounts(cache: Kubectl) -> None:
             "limits.cpu": cost.cpu_limits,
             "limits.memory": cost.memory_limits,
         }
-        # The fixed requests of the one, and those of the other's one image.
-        assert (used()["requests.cpu"], used()["requests.memory"]) == ("60m", "42Mi")
+        # The fixed requests of the one, and those of each of the other's images.
+        assert (used()["requests.cpu"], used()["requests.memory"]) == (f"{10 + 50 * len(ASLEEP)}m", "92Mi")
     finally:
         cache.cluster.kubectl("delete", "resourcequota", "counted", "-n", cache.namespace)
 
@@ -178,20 +233,29 @@ def run_on(cluster: Cluster, node: str, name: str, image: str, command: list[str
 def test_image_volumes_that_can_not_be_are_refused_with_the_nodes_before_anything_is_changed(
     cluster: Cluster, cache: Kubectl
 ) -> None:
-    info = {"kubeletVersion": "v1.32.4", "containerRuntimeVersion": "containerd://1.7.27"}
-    metadata = {"name": "old", "labels": {"pool": "old", "kubernetes.io/os": "linux"}}
-    old = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-    old |= {"status": {"nodeInfo": dict.fromkeys(NODE_INFO, "") | info}}
-    cluster.kubectl("create", "-f", "-", input=json.dumps(old))
-    try:
+    with old_node(cluster, "old", {"pool": "old"}):
         before = cache.get("configmap", CONFIG_MAP)
         install = modules_of(cluster, cache.namespace)
         group = {"name": "old", "images": GOOD, "strategy": "image_volume", "node_selector": {"pool": "old"}}
         refused = install("install", ok=False, **options(groups=[group]))
         assert "node old has kubelet v1.32.4 (1.33 or later is needed) and containerd 1.7.27 (" in refused["msg"]
         assert (cache.get("configmap", CONFIG_MAP), refused["changed"]) == (before, False)
+
+
+@contextlib.contextmanager
+def old_node(cluster: Cluster, name: str, labels: dict[str, str]) -> Iterator[None]:
+    """Within the context there is a node that says it is an old one. No kubelet stands behind it."""
+    versions = {"kubeletVersion": "v1.32.4", "containerRuntimeVersion": "containerd://1.7.27"}
+    room = {"cpu": "4", "memory": "8Gi", "pods": "110"}
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "as told"}
+    status = {"nodeInfo": dict.fromkeys(NODE_INFO, "") | versions, "capacity": room, "allocatable": room}
+    metadata = {"name": name, "labels": {"kubernetes.io/os": "linux", "kubernetes.io/hostname": name, **labels}}
+    made = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": {**status, "conditions": [ready]}}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(made))
+    try:
+        yield
     finally:
-        cluster.kubectl("delete", "node", "old")
+        cluster.kubectl("delete", "node", name)
 
 
 NODE_INFO = (
@@ -260,3 +324,39 @@ def test_a_policy_against_image_volumes_makes_auto_sleep_and_the_images_stay_all
     eventually(lambda: allowed in str(module("daemonset")["reasons"]), pause=2)
     eventually(lambda: follows("image_volume"), 90)
     assert told(cluster, cache)["daemonset"]["strategy_reason"] == allowed
+
+
+def test_auto_goes_on_mounting_when_an_old_node_joins_and_begins_to_only_when_all_can(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    needed = "kubelet v1.32.4 ({} or later is needed) and containerd 1.7.27 (containerd 2.1 or cri-o 1.31 or later"
+
+    def strategy() -> tuple[str, str]:
+        found = told(cluster, cache)["daemonset"]
+        return found["strategy"], found["strategy_reason"]
+
+    def here() -> list[str]:
+        found = [strategy_of(pod["spec"]) for pod in pods(cache, CONFIG_MAP) if pod["spec"]["nodeName"] == node]
+        assert all(cluster.node(node).has_image(image) for image in GOOD.values()), "it was not in use for too long"
+        return found
+
+    cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "auto"}})
+    eventually(lambda: here() == ["image_volume"] and held(cluster, cache) >= {*GOOD.values()}, 90)
+    before = {pod["metadata"]["uid"] for pod in pods(cache, CONFIG_MAP)}
+    with old_node(cluster, "late", SELECTOR):
+
+        def named() -> bool:
+            rows = [row for row in told(cluster, cache)["rows"] if row["node"] == "late"]
+            blamed = all(needed.format("1.33") in str(row["message"]) for row in rows)
+            return bool(rows) and blamed and {row["state"] for row in rows} == {"failed"}
+
+        eventually(named, 30)
+        assert strategy()[0] == "image_volume"
+        assert before <= {pod["metadata"]["uid"] for pod in pods(cache, CONFIG_MAP)}
+        cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "sleep"}})
+        eventually(lambda: here() == ["sleep"] and held(cluster, cache) >= {*GOOD.values()}, 90)
+        cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "auto"}})
+        eventually(lambda: strategy()[1].startswith(f"node late has {needed.format('1.35')}"))
+        assert (strategy()[0], here()) == ("sleep", ["sleep"])
+    eventually(lambda: here() == ["image_volume"] and held(cluster, cache) >= {*GOOD.values()}, 120)
+    assert strategy() == ("image_volume", "every matching node can, and admission lets it in")

@@ -94,8 +94,13 @@ def answer(handler: Handler, status: int, body: bytes = b"", **headers: str) -> 
 
 
 @contextlib.contextmanager
-def serving(certificate: tuple[pathlib.Path, pathlib.Path] | None = None) -> Iterator[Server]:
-    """A server on a free port of loopback, with TLS if a certificate (and its key) is given."""
+def serving(
+    certificate: tuple[pathlib.Path, pathlib.Path] | None = None, address: str = "127.0.0.1"
+) -> Iterator[Server]:
+    """A server on a free port of loopback, with TLS if a certificate (and its key) is given.
+
+    :param address: another one, of a network namespace of the tests' own.
+    """
     server, lock = Server(), threading.Lock()
 
     class _Handler(Handler):
@@ -138,12 +143,12 @@ def serving(certificate: tuple[pathlib.Path, pathlib.Path] | None = None) -> Ite
         def handle_error(self, *_: Any) -> None:
             pass  # Clients that hang up are what many tests are about.
 
-    listener = _Listener(("127.0.0.1", 0), _Handler)
+    listener = _Listener((address, 0), _Handler)
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         listener.socket = context.wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
-    server.host = f"127.0.0.1:{cast(tuple[str, int], listener.server_address)[1]}"
+    server.host = f"{address}:{cast(tuple[str, int], listener.server_address)[1]}"
     thread = threading.Thread(target=lambda: listener.serve_forever(poll_interval=0.02), daemon=True)
     thread.start()
     try:
@@ -154,12 +159,12 @@ def serving(certificate: tuple[pathlib.Path, pathlib.Path] | None = None) -> Ite
         thread.join()
 
 
-def make_certificate(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """A certificate for 127.0.0.1 that nobody trusts yet, and its key, as files."""
+def make_certificate(directory: pathlib.Path, for_address: str = "127.0.0.1") -> tuple[pathlib.Path, pathlib.Path]:
+    """A certificate for an address that nobody trusts yet, and its key, as files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry")])
     now = datetime.datetime.now(datetime.timezone.utc)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(for_address))])
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))

@@ -336,6 +336,21 @@ CASES: list[tuple[str, Any, str]] = [
     ),
     # the rest
     (
+        "refresh",
+        "Digests",
+        "refresh 'Digests': it is no way to refresh tags. Remedy: write digest.",
+    ),
+    (
+        "refresh",
+        "hourly",
+        "refresh 'hourly': it is no way to refresh tags. Remedy: write one of digest, restart, never.",
+    ),
+    (
+        "refresh",
+        False,
+        "refresh 'false': it is no way to refresh tags. Remedy: write one of digest, restart, never.",
+    ),
+    (
         "image_pull_secrets",
         "pull;My_Secret",
         "image_pull_secrets 'pull;My_Secret': 'My_Secret' is no name of a Secret. "

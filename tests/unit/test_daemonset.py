@@ -25,6 +25,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    HELPER_IMAGE,
     from_config_map,
     from_options,
     require,
@@ -259,6 +260,14 @@ def test_other_nodes_are_chosen_as_the_user_says(affinity: dict[str, Any], label
 def test_an_empty_term_selects_no_node_with_virtual_nodes_excluded_either() -> None:
     affinity: dict[str, Any] = {"nodeAffinity": {_REQUIRED: {"nodeSelectorTerms": [{}]}}}
     assert not selects({"affinity": node_affinity(objects.settings(affinity=affinity))}, objects.node())
+
+
+def test_no_container_of_an_image_asks_for_gpus_whatever_the_image_says() -> None:
+    """NVIDIA's runtime gives them to each container whose environment names them, and images name all."""
+    asleep = objects.desired()["spec"]["template"]["spec"]["containers"]
+    assert [each["env"] for each in asleep] == [[{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]] * len(asleep)
+    mounted = objects.desired(strategy="image_volume")["spec"]["template"]["spec"]["containers"]
+    assert {each["image"] for each in mounted} == {HELPER_IMAGE}  # Whose environment names none.
 
 
 # --- builder, cost ---------------------------------------------------------------------------------------------------

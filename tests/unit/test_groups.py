@@ -11,7 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan, sets_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import (
+    Plan,
+    read_plan,
+    secrets_of,
+    sets_of,
+    settings_of,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -317,3 +323,13 @@ def test_whatever_is_given_is_read_or_refused_and_never_crashes(groups: Any) -> 
         assert len(set(names(made))) == len(made.sets)
         assert not set(names(made)) & set(made.leaving)
         assert all(len(name) <= 63 for name in names(made))
+
+
+def test_registries_are_asked_with_the_pull_secrets_of_the_sets_whose_tags_are_asked_for() -> None:
+    asleep = {**GPU, "image_pull_secrets": "gpu-pull", "refresh": "restart"}
+    made = plan([{**CPU, "image_pull_secrets": ["cpu-pull", "team"]}, asleep], image_pull_secrets="team")
+    assert secrets_of(wanted.settings for wanted in made.sets) == ("cpu-pull", "team")
+    found = [set_config_map(Installation(), wanted) for wanted in made.sets]
+    spoilt = {"metadata": {"name": "spoilt"}, "data": {"IMAGES": "a=r.io/a:1", "CACHING_CPU_LIMIT": "much"}}
+    assert settings_of([*found, spoilt, {"metadata": {"name": "empty"}}])[:3] == [w.settings for w in made.sets]
+    assert secrets_of(settings_of([*found, spoilt])) == ("cpu-pull", "team")

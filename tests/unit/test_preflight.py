@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_access
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import from_secret, from_text
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock, Locked
@@ -23,7 +24,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, Layer, RegistryError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE, InvalidSettings
-from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import read_access, refusal, warnings_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import refusal, warnings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.table import plan_table
 
 from . import objects

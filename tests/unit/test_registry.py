@@ -254,7 +254,7 @@ def test_no_login_is_sent_to_a_realm_that_is_not_reached_by_https(
     files = make_certificate(tmp_path)
     with serving(files) as trusted:
         TokenRealm(trusted, server, url=url or "http:")
-        access = Access(login(trusted.host), ca_file=str(files[0]), insecure=frozenset())
+        access = Access(login(trusted.host), authorities=files[0].read_text(), insecure=frozenset())
         error = refusal(lambda: registry_over_tls(access, trusted))
     assert "which is not reached by https; no credentials are sent there" in str(error)
     assert server.seen == []
@@ -304,7 +304,7 @@ def test_a_redirect_away_from_https_is_not_followed(tmp_path: pathlib.Path, url:
     files = make_certificate(tmp_path)
     with serving(files) as server:
         server.behave = lambda handler: answer(handler, 302, Location=url)
-        error = refusal(lambda: registry_over_tls(Access(ca_file=str(files[0])), server))
+        error = refusal(lambda: registry_over_tls(Access(authorities=files[0].read_text()), server))
     assert "which is not reached by https" in str(error)
 
 
@@ -492,7 +492,7 @@ def test_a_certificate_must_be_trusted_unless_the_registry_is_insecure(tmp_path:
         error = refusal(lambda: registry_over_tls(Access(), server))
         assert error.class_ == "untrusted"
         assert f"the certificate of {server.host} is not trusted (" in str(error)
-        for access in (Access(ca_file=str(files[0])), Access(insecure=frozenset({server.host}))):
+        for access in (Access(authorities=files[0].read_text()), Access(insecure=frozenset({server.host}))):
             assert registry_over_tls(access, server).platforms == AMD64
 
 

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import resource as module
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE, Installation, Resources
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
+    IMAGE,
+    Installation,
+    RegistryAccess,
+    Resources,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS, STATUS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     KIND,
@@ -74,6 +79,12 @@ def test_an_installation_survives_the_way_through_a_resource() -> None:
         image="registry.example.com/team/image-puller:2",
         deployment_priority_class_name="system-cluster-critical",
         resources=Resources(cpu_request="10m", memory_limit="1Gi"),
+        registries=RegistryAccess(
+            {"quay.io": ("m.example.com/quay",), "docker.io": ("a.example.com", "b.example.com:5000")},
+            ("m.example.com", "http://10.0.0.1:5000"),
+            "authorities",
+            {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".internal"},
+        ),
     )
     settings = objects.settings(cache_service_account_name="image-puller-cache")
     asked = read_resource(resource_of(settings, installation, "puller"))
@@ -103,6 +114,11 @@ def test_the_known_capitals_are_understood() -> None:
         ({"images": "a"}, "images, entry 1 'a': there is no '='"),
         ({"configMapName": "No"}, "configMapName 'No': it is no name of a Kubernetes object"),
         ({"deploymentCPULimit": "x"}, "deploymentCPULimit 'x'"),
+        ({"refresh": "digests"}, "refresh 'digests': it is no "),
+        ({"registryMirrors": '{"team": "r.example.com"}'}, "registryMirrors 'team': it names no registry"),
+        ({"registryInsecure": "r.example.com;/x"}, "registryInsecure '/x': "),
+        ({"registryCAConfigMap": "My CA"}, "registryCAConfigMap 'My CA': it is no name of a Kubernetes object"),
+        ({"registryProxy": '{"https": "http://p:1"}'}, "registryProxy '{"),
         ({"cachingMemoryRequest": "1Gi"}, "above the limit cachingMemoryLimit (20Mi, the default)"),
     ],
 )
@@ -218,6 +234,11 @@ def test_defaults_are_told_and_admitted() -> None:
         ("imagePullerImage", ["quay.io/eclipse/kubernetes-image-puller:next"], ["a b"]),
         ("strategy", ["sleep", "image_volume", "auto"], ["volume", "Sleep"]),
         ("maxUnavailable", ["1", "10%", "100%"], ["0", "101%", "ten"]),
+        ("refresh", ["digest", "restart", "never"], ["Digest", "always", "true"]),
+        ("registryMirrors", ['{"quay.io": ["a", "b"]}', "null"], ["quay.io=a", "[]"]),
+        ("registryInsecure", ["r.example.com; http://[::1]:5000;", "10.0.0.1:5000"], ["r.example.com/a b?", "r@s"]),
+        ("registryCAConfigMap", ["registry-authorities"], ["Authorities", "a b"]),
+        ("registryProxy", ['{"HTTPS_PROXY": "http://p:3128"}'], ["http://p:3128"]),
     ],
 )
 def test_what_can_be_said_of_a_text_is_said_by_the_api_server(field: str, good: list[str], bad: list[str]) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Client, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
 from controller import operator as module
-from controller.operator import watched
+from controller.operator import Operator, watched
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,38 @@ def test_what_is_somebody_elses_is_named_with_what_helps(kind: str, remedy: str)
     assert f"{kind} n/x was made by somebody else" in refusal.message
     assert remedy in refusal.message
     assert f"kubectl label -n n {kind.lower()} x app.kubernetes.io/managed-by=kubecache.image_puller" in refusal.message
+
+
+class ConfigMaps(Cluster):
+    """A cluster with these ConfigMaps: name -> the Deployment that keeps it, and its pull secrets."""
+
+    def __init__(self, found: dict[str, tuple[str, str]]) -> None:
+        super().__init__(cast(Client, None))
+        self.found = found
+        self.asked: list[tuple[str, str | None, str]] = []
+
+    def list(self, kind: str, namespace: str | None = None, *, labels: str = "", **_: Any) -> Any:
+        self.asked.append((kind, namespace, labels))
+        made = []
+        for name, (keeper, secrets) in self.found.items():
+            told = {"kubecache.io/image-set": name, "kubecache.io/deployment": keeper}
+            data = {"IMAGES": "a=r.io/a:1", "IMAGE_PULL_SECRETS": secrets}
+            made.append({"metadata": {"name": name, "labels": told}, "data": data})
+        return made, "1"
+
+
+def test_the_controller_may_read_the_pull_secrets_of_groups_too() -> None:
+    """Those of the resource are in its spec, which may be newer than its ConfigMap."""
+    puller = Installation()
+    ours = puller.deployment_name
+    cluster = ConfigMaps(
+        {
+            puller.config_map_name: (ours, "former"),
+            f"{puller.config_map_name}-gpu": (ours, "gpu;team"),
+            "of-another-installation": ("other", "foreign"),
+        }
+    )
+    operator = Operator(cluster, (None,), own_namespace="operators", identity="one")
+    resource = {"metadata": {"name": "puller", "namespace": "cache"}}
+    assert operator._secrets(resource, puller) == ("gpu", "team")
+    assert cluster.asked == [("ConfigMap", "cache", "kubecache.io/image-set")]
