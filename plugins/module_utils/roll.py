@@ -154,7 +154,8 @@ def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequenc
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
     return (
         f"{first.name} ({first.image}) is held by the old pods and not by the new one on {first.node}{more} "
-        f"({_said(first)}). The other nodes keep their pods. Remedy: take the change back, or mend what the message says"
+        f"({_said(first)}). The other nodes keep their pods. Remedy: take the change back, or mend what the message "
+        "says"
     )
 
 

@@ -42,7 +42,7 @@ client = open_client(dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": kubeco
 Controller(
     Cluster(client),
     namespace=namespace,
-    deployment_name="none",
+    deployment_name="kubernetes-image-puller",
     environment=json.loads(environment),
     clock=Clock(float(speed)),
 ).run()
@@ -80,7 +80,10 @@ def controlled(
     """A set, and its controller with a clock ``speed`` times as fast; yields what lists its pods once all run."""
     api = api_of(cluster)
     settings = require(from_options({"namespace": NAMESPACE, **options}))
-    for obj in (objects.namespace(settings), objects.config_map(objects.Installation(), settings)):
+    # The process stands for its pod, which a Deployment that is paused does not make: so the roll is the controller's.
+    *_, deployment = objects.controller(objects.Installation(), settings)
+    deployment["spec"]["paused"] = True
+    for obj in (objects.namespace(settings), objects.config_map(objects.Installation(), settings), deployment):
         api.apply(obj)
     environment = {
         "CONFIG_MAP_NAME": objects.Installation().config_map_name,
@@ -224,7 +227,7 @@ def fleet(cluster: Cluster, nodes: int) -> None:
     print(f"\nA changed list on {nodes} simulated nodes, max_unavailable 10%")
     print_figure("nodes without a running pod at a time, at most", str(most), f"{nodes // 10}")
     print_figure("until the change has reached every node", f"{took:.0f} s")
-    print_figure(f"nodes that ask for an image that does not exist, in {SECONDS:.0f} s", str(len(asking)), "1, a canary")
+    print_figure(f"nodes that ask for an image that does not exist, {SECONDS:.0f} s", str(len(asking)), "1, the canary")
 
 
 def _ask_in_vain(cluster: Cluster, api: Api) -> set[str]:

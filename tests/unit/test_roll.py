@@ -63,9 +63,7 @@ ALL = [running(image.name) for image in NEW_IMAGES]
 NEW_FAILED = [running("java11"), running("theia"), waiting("new", "ErrImagePull", ABSENT)]
 
 
-def _report(
-    pods: Statuses, nodes: Statuses, now: datetime = NOW, images: Sequence[CachedImage] = NEW_IMAGES
-) -> Report:
+def _report(pods: Statuses, nodes: Statuses, now: datetime = NOW, images: Sequence[CachedImage] = NEW_IMAGES) -> Report:
     return assess(images, DAEMONSET if images == NEW_IMAGES else daemonset_of(images), pods, nodes, now=now)
 
 
