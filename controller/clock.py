@@ -39,6 +39,29 @@ class Clock:
         time.sleep(seconds / self._speed)
 
 
+class Pulse:
+    """Whether the loops of a process move: each shows so at least every few seconds.
+
+    :param loops: what each is called in a sentence.
+    :param most: seconds without a sign after which one is taken for hung.
+    """
+
+    def __init__(self, clock: Clock, *loops: str, most: float) -> None:
+        self._clock = clock
+        self._most = most
+        self._moved = dict.fromkeys(loops, clock.monotonic())
+
+    def beat(self, loop: str) -> None:
+        """The loop moves."""
+        self._moved[loop] = self._clock.monotonic()
+
+    def trouble(self) -> str:
+        """Which loops have not moved for too long; empty while all move."""
+        now = self._clock.monotonic()
+        still = {loop: now - moved for loop, moved in self._moved.items() if now - moved > self._most}
+        return "; ".join(f"{loop} has not moved for {seconds:.0f} s" for loop, seconds in still.items())
+
+
 def jittered(seconds: float, part: float = 0.1) -> float:
     """The same, up to a part of it more or less, so that many that began together don't stay together."""
     return seconds * random.uniform(1 - part, 1 + part)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Grace, Report, assess, publish
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
+    Grace,
+    Report,
+    assess,
+    publish,
+    read_published,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, MANAGER, STATUS, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable, judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import Refresh
@@ -145,7 +150,9 @@ class Judge:
     def _tell(self, report: Report, live: Object | None) -> None:
         digest = Digest.of(report)
         about = self._keeper.about if live is None else functools.partial(dict, live)
-        before = "" if live is None else _verdict_of(live)
+        published, warning = read_published(live or {})
+        self._keeper.say("published", warning, logging.WARNING)
+        before = published["verdict"] if published else ""
         for told in transitions(self.digest, digest, before):
             self._world.recorder.tell(about, told)
         self._tell_roll(about)
@@ -199,11 +206,3 @@ class Judge:
 
 def _published(live: Mapping[str, Any]) -> str:
     return str((live["metadata"].get("annotations") or {}).get(STATUS, ""))
-
-
-def _verdict_of(live: Mapping[str, Any]) -> str:
-    try:
-        told = json.loads(_published(live) or "{}")
-    except ValueError:
-        return ""
-    return str(told.get("verdict", "")) if isinstance(told, dict) else ""

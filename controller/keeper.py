@@ -30,7 +30,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     describe,
     is_ours,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision, Observed, decide
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
+    Decision,
+    Observed,
+    decide,
+    unreadable,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import Refresh
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import Step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
@@ -254,6 +259,7 @@ class Keeper:
         )
         told, warning = Guard.read(config_map, world.clock.now())
         self.say("guard", warning, logging.WARNING)
+        self.say("annotations", unreadable(live) if live else "", logging.WARNING)
         self.say("labels", overruled_labels(settings, desired), logging.WARNING)
         if told != self._told_guard:  # Else what this process did counts, which is not always written.
             self._told_guard = self._guard = told

@@ -20,7 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.asker import Asker, Question
-from controller.clock import Clock
+from controller.clock import Clock, Pulse
 from controller.judge import Judge
 from controller.keeper import Keeper, remove
 from controller.metrics import Metrics
@@ -31,6 +31,7 @@ log = logging.getLogger("image-puller")
 
 _TICK = 10.0  # Seconds; the loop shows that it moves at least as often.
 _STUCK = 120.0  # Longer than any request may take.
+_KEEPS, _JUDGES = "the loop that keeps the DaemonSets", "the loop that judges them"
 # Seconds that a ConfigMap has to be away before its DaemonSet is: tools replace an object by deleting it first.
 _ABSENCE = 10.0
 _DEPLOYMENT_OWNER = "Deployment"
@@ -62,7 +63,7 @@ class Controller:
         self._wake = threading.Event()
         self._wake_judge = threading.Event()
         self._woken_at: float | None = None
-        self._moved = self._clock.monotonic()
+        self._pulse = Pulse(self._clock, _KEEPS, _JUDGES, most=_STUCK)
         self._sets: dict[str, tuple[Keeper, Judge]] = {}
         self._asker = Asker(self._world, environment, self._questions, self._wake_judges)
         self._absent: dict[str, float] = {}
@@ -72,9 +73,8 @@ class Controller:
     # --- what the probes ask -----------------------------------------------------------------------------------------
 
     def trouble(self) -> str:
-        """Why the process should be restarted; empty while its loop moves."""
-        still = self._clock.monotonic() - self._moved
-        return f"the loop has not moved for {still:.0f} s" if still > _STUCK else ""
+        """Why the process should be restarted; empty while its loops move. Registries may take as long as they like."""
+        return self._pulse.trouble()
 
     def unready(self) -> str:
         """Why the controller does not do its work yet; empty once its caches are filled and a pass has ended well."""
@@ -92,7 +92,7 @@ class Controller:
         threading.Thread(target=self._judge, name="judge", daemon=True).start()
         self._asker.start()
         while True:
-            self._moved = self._clock.monotonic()
+            self._pulse.beat(_KEEPS)
             self._wake.clear()
             due = self._keep() if self._world.config_maps.known else float("inf")
             self._clock.wait(self._wake, min(_TICK, due - self._clock.monotonic()))
@@ -104,6 +104,7 @@ class Controller:
         woken_at, self._woken_at = self._woken_at, None
         for keeper, judge in list(self._sets.values()):
             if keeper.due <= now:
+                self._pulse.beat(_KEEPS)
                 if woken_at is not None:
                     self.metrics.delayed(self._clock.monotonic() - woken_at, self._longest)
                 with self.metrics.passes.time():
@@ -119,6 +120,7 @@ class Controller:
             self._wake_judge.clear()
             due = float("inf")
             for keeper, judge in list(self._sets.values()):
+                self._pulse.beat(_JUDGES)
                 try:
                     if judge.due <= self._clock.monotonic():
                         judge.run()
@@ -128,6 +130,7 @@ class Controller:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
                     self._clock.sleep(_TICK)
                 due = min(due, judge.due)
+            self._pulse.beat(_JUDGES)
             try:
                 self._world.recorder.flush()
             except Exception:

@@ -25,6 +25,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import secrets_of, sets_of, settings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import read_published
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation, adopt_selector
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -59,7 +60,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.resource im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
-from controller.clock import Clock, jittered
+from controller.clock import Clock, Pulse, jittered
 from controller.digest import Told
 from controller.lease import Lease
 from controller.metrics import OperatorMetrics
@@ -70,6 +71,7 @@ log = logging.getLogger("image-puller")
 
 _KEPT = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment")
 _TICK, _STUCK = 10.0, 120.0
+_LOOP = "the loop"
 _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
@@ -119,7 +121,7 @@ class Operator:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
-        self._moved = self._clock.monotonic()
+        self._pulse = Pulse(self._clock, _LOOP, most=_STUCK)
         self._olm_at = float("-inf")  # When it was last found that OLM is not there, or not to be asked.
         self._resources = [self._watch(KIND, namespace) for namespace in namespaces]
         self._daemonsets = [self._watch("DaemonSet", namespace) for namespace in namespaces]
@@ -138,8 +140,7 @@ class Operator:
 
     def trouble(self) -> str:
         """Why the process should be restarted; empty while its loop moves."""
-        still = self._clock.monotonic() - self._moved
-        return f"the loop has not moved for {still:.0f} s" if still > _STUCK else ""
+        return self._pulse.trouble()
 
     def unready(self) -> str:
         """Why the operator does not do its work yet; one that stands by for another is ready."""
@@ -154,7 +155,7 @@ class Operator:
             watch.start()
         self.lease.start()
         while True:
-            self._moved = self._clock.monotonic()
+            self._pulse.beat(_LOOP)
             self._wake.clear()
             due = self._pass() if self.lease.held and not self.unready() else float("inf")
             self._clock.wait(self._wake, min(_TICK, due - self._clock.monotonic()))
@@ -166,7 +167,7 @@ class Operator:
         due = float("inf")
         for namespace, state in served.items():
             if min(state.keep_at, state.tell_at) <= self._clock.monotonic():
-                self._moved = self._clock.monotonic()
+                self._pulse.beat(_LOOP)
                 with self.metrics.passes.time():
                     self._serve(namespace, state)
             due = min(due, state.keep_at, state.tell_at)
@@ -354,6 +355,7 @@ class Operator:
         found = [d for watch in self._daemonsets for d in watch.all() if metadata(d)["name"] == name]
         namespace = metadata(ruler)["namespace"]
         daemonset = next((d for d in found if metadata(d)["namespace"] == namespace), None)
+        self._around.say(f"{namespace} published", read_published(daemonset or {})[1])
         state.written = {uid: told for uid, told in state.written.items() if uid in map(_uid, resources)}
         for resource in resources:
             if metadata(resource).get("deletionTimestamp"):

@@ -45,7 +45,7 @@ class Recorder:
         self._queue.append((about, told))
 
     def flush(self) -> None:
-        """Send what waits, as far as the rate allows; what can't be sent now waits on or, after an error, is lost."""
+        """Send what waits, as far as the rate allows; after an error that one is lost, and the others wait on."""
         if self._clock.monotonic() < self._resting_until:
             self._queue.clear()
         while self._queue and self._take_token():
@@ -57,6 +57,8 @@ class Recorder:
                 if error.forbidden:
                     self._resting_until = self._clock.monotonic() + _REST
                     self._queue.clear()
+                if error.transient:  # Each request may take a minute, and the loop has other work.
+                    return
 
     def _take_token(self) -> bool:
         now = self._clock.monotonic()

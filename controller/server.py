@@ -33,8 +33,11 @@ class _DualStackServer(ThreadingHTTPServer):
         super().server_bind()
 
 
-def serve(controller: Process, port: int) -> ThreadingHTTPServer:
-    """Answer in a thread of its own; the server that was started is returned, bound already."""
+def serve(controller: Process, port: int, host: str = "") -> ThreadingHTTPServer:
+    """Answer in a thread of its own; the server that was started is returned, bound already.
+
+    :param host: an IPv4 address to listen on; empty: on all there are.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -56,6 +59,7 @@ def serve(controller: Process, port: int) -> ThreadingHTTPServer:
         def log_message(self, *_: object) -> None:
             """Probes come every few seconds; the log is for decisions."""
 
-    server = _DualStackServer(("::" if _DualStackServer.address_family == socket.AF_INET6 else "", port), Handler)
+    dual = _DualStackServer.address_family == socket.AF_INET6
+    server = _DualStackServer((f"::{'ffff:' if host else ''}{host}" if dual else host, port), Handler)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server

@@ -189,7 +189,7 @@ class World(Surroundings):
         self._share = Shared()
         self.nodes: Watch = self.watch(Watch, "Node", None, slim=node_slimmer(self._share))
         self._scopes: dict[str, Scope] = {}
-        self._rights: dict[tuple[str, str], tuple[float, bool]] = {}
+        self._rights: dict[tuple[str, str, str], tuple[float, bool]] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -234,8 +234,8 @@ class World(Surroundings):
 
     def _may(self, verb: str, kind: str, namespace: str, cost: str) -> bool:
         """Whether there is a right; one that is missing is told with its cost, and asked for again after a while."""
-        now = self.clock.monotonic()
-        asked, allowed = self._rights.get((verb, kind), (float("-inf"), False))
+        now, right = self.clock.monotonic(), (verb, kind, namespace)
+        asked, allowed = self._rights.get(right, (float("-inf"), False))
         if allowed or now - asked <= _RIGHTS:
             return allowed
         resource = RESOURCES[kind]
@@ -251,9 +251,9 @@ class World(Surroundings):
             if not error.forbidden:
                 raise
             allowed = True  # Who may not ask finds out.
-        self._rights[verb, kind] = (now, allowed)
+        self._rights[right] = (now, allowed)
         lacks = f"the right to {verb} {kind}s in {namespace} is missing: {cost}. {grant(kind, [verb], namespace)}"
-        self.say(f"{verb} {kind}", "" if allowed else lacks)
+        self.say(" ".join(right), "" if allowed else lacks)
         return allowed
 
     def failed(self, error: ApiError, kind: str = "") -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -175,9 +176,18 @@ def _fingerprint(template: Mapping[str, Any]) -> str:
 
 def builder_number(daemonset: Mapping[str, Any]) -> int:
     """The number of the builder that made a live DaemonSet's template; 0 where none (or no number) is written."""
-    annotations = daemonset["spec"]["template"].get("metadata", {}).get("annotations") or {}
-    text = str(annotations.get(BUILDER, "0"))
-    return int(text) if text.isdecimal() else 0
+    text = told_builder(daemonset)
+    return int(text) if is_builder(text) else 0
+
+
+def told_builder(daemonset: Mapping[str, Any]) -> str:
+    """What a live DaemonSet's template says of its builder; empty where it says nothing."""
+    return str((metadata(daemonset["spec"]["template"]).get("annotations") or {}).get(BUILDER, ""))
+
+
+def is_builder(text: str) -> bool:
+    """Whether this can be the number of a builder."""
+    return re.fullmatch("[0-9]{1,6}", text) is not None
 
 
 def node_affinity(settings: Settings) -> dict[str, Any]:

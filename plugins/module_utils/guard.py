@@ -49,7 +49,7 @@ class Guard:
         try:
             told = json.loads(text)
             return cls(*(_tally(told.get(action, {}), now) for action in ("recreate", "patch"))), ""
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return cls(), f"the annotation {GUARD} of {describe(config_map or {})} can't be read and is ignored: {text}"
 
     def paused_until(self, action: str, now: datetime, template: str = "") -> datetime | None:

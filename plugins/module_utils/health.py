@@ -26,7 +26,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.failures im
     classify,
     pull_failure,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    MANAGER,
+    STATUS,
+    describe,
+    metadata,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
     is_tainted_by_state,
     selects,
@@ -65,6 +70,7 @@ __all__ = [  # With what belongs to the subject and has a room of its own.
     "pods_by_node",
     "publish",
     "pull_failure",
+    "read_published",
     "read_time",
 ]
 
@@ -81,6 +87,7 @@ _TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group o
 MANY_NODES, MANY_ROWS = 100, 2000
 # Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
 _ROWS_SPACE, _NODES_SPACE = 500_000, 200_000
+_FAILURE_TEXTS, _MOST = ("name", "image", "class", "message"), 2**31
 _GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 
 
@@ -271,6 +278,33 @@ def publish(report: Report, settings: str = "") -> str:
         **({"settings": settings} if settings else {}),
     }
     return json.dumps(told, sort_keys=True)
+
+
+def read_published(daemonset: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """What ``publish`` made for a DaemonSet, as it carries it; and a warning where that can't be so and is ignored."""
+    text = (metadata(daemonset).get("annotations") or {}).get(STATUS)
+    if text is None:
+        return None, ""
+    try:
+        told = json.loads(text)
+        if _is_published(told):
+            return told, ""
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        pass
+    name = describe({**daemonset, "kind": "DaemonSet"})
+    return None, f"the annotation {STATUS} of {name} can't be read and is ignored: {_shorten(str(text))}"
+
+
+def _is_published(told: Any) -> bool:
+    numbers = [*told["summary"].values(), *(failure["nodes"] for failure in told["failures"])]
+    texts = [*told["reasons"], *(failure[key] for failure in told["failures"] for key in _FAILURE_TEXTS)]
+    return (
+        told["verdict"] in VERDICTS
+        and isinstance(told["reasons"], list)
+        and isinstance(told["failures"], list)
+        and all(isinstance(text, str) for text in (*texts, told.get("settings", "")))
+        and all(type(number) is int and 0 <= number < _MOST for number in numbers)
+    )
 
 
 def _shorten(text: str, limit: int = 300) -> str:

@@ -46,6 +46,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     is_adoptable,
     judged,
     made_from,
+    unreadable,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import next_step
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
@@ -386,8 +387,8 @@ def keep(
     if decision.action == "roll":  # The controller's; a pass of Ansible's exchanges no pod that it can't wait for.
         decision = replace(decision, action="none")
     change = carry_out(cluster, decision, desired, live, image_set=image_set, config_map=config_map, dry_run=dry_run)
-    overruled = overruled_labels(settings, desired)
-    told = (warning, decision.paused, _waits_in_vain(decision, desired, deployment), overruled)
+    overruled, ignored = overruled_labels(settings, desired), unreadable(live) if live else ""
+    told = (warning, ignored, decision.paused, _waits_in_vain(decision, desired, deployment), overruled)
     return decision, change, tuple(sentence for sentence in told if sentence)
 
 

@@ -17,11 +17,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import builder_number, revision
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import (
+    builder_number,
+    is_builder,
+    revision,
+    told_builder,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import UNTOUCHED, Guard, show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import TERMINATING, Report, read_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    BUILDER,
     MADE_FROM,
     REVISION,
     describe,
@@ -39,6 +45,7 @@ DELETION_GRACE, POD_DELETION_GRACE = 30.0, 300.0
 # The garbage collector's own; a second delete, in the background, takes them off.
 _COLLECTORS = {"foregroundDeletion", "orphan"}
 _SOON = 0.5
+_SHOWN = 80  # Characters of an annotation that can't be read.
 
 
 @dataclass(frozen=True)
@@ -137,15 +144,41 @@ def is_known(live: Mapping[str, Any]) -> bool:
 def made_from(desired: Mapping[str, Any]) -> dict[str, Any]:
     """The DaemonSet with the annotation by which a change of what is wanted is known when nothing may be patched."""
     data = metadata(desired)
-    annotations = {**(data.get("annotations") or {}), MADE_FROM: _wish(desired)}
+    annotations = {**(data.get("annotations") or {}), MADE_FROM: _sealed(_wish(desired))}
     return {**desired, "metadata": {**data, "annotations": annotations}}
 
 
+def unreadable(live: Mapping[str, Any]) -> str:
+    """Which of our annotations on a DaemonSet can't be what we wrote, and are taken for absent; empty for none."""
+    told = {
+        MADE_FROM: "" if _made_from(live) else _told_made_from(live),
+        BUILDER: "" if is_builder(told_builder(live)) else told_builder(live),
+    }
+    bad = [f"{name} ({text[:_SHOWN]})" for name, text in told.items() if text]
+    return f"annotations of {describe(live)} can't be read and are ignored: {', '.join(bad)}" if bad else ""
+
+
 def _is_made_from(live: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
-    told = (metadata(live).get("annotations") or {}).get(MADE_FROM)
-    if told is None:  # Made by somebody who may patch: its template tells.
+    told = _made_from(live)
+    if not told:  # Made by somebody who may patch, or tampered with: its template tells.
         return revision(live["spec"]["template"]) == revision(desired["spec"]["template"])
-    return bool(told == _wish(desired))
+    return told == _wish(desired)
+
+
+def _made_from(live: Mapping[str, Any]) -> str:
+    """What the annotation tells, if its seal is whole; else empty."""
+    told = _told_made_from(live)
+    wish = told.rpartition(".")[0]
+    return wish if wish and told == _sealed(wish) else ""
+
+
+def _told_made_from(live: Mapping[str, Any]) -> str:
+    return str((metadata(live).get("annotations") or {}).get(MADE_FROM, ""))
+
+
+def _sealed(wish: str) -> str:
+    """With a sum, so that a slip of somebody's hand is no wish: under a narrow Role it would cost the DaemonSet."""
+    return f"{wish}.{hashlib.sha256(wish.encode()).hexdigest()[:8]}"
 
 
 def _create(desired: Mapping[str, Any], observed: Observed) -> Decision:

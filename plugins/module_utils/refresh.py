@@ -86,7 +86,7 @@ class Aim:
             nodes, failed = (_names(told[key]) for key in ("nodes", "failed"))
             images = {str(name): str(digest) for name, digest in told["images"].items()}
             since = read_time(told["since"])
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return None
         return cls(images, nodes, since, failed) if since and images else None
 
@@ -116,7 +116,7 @@ class Settled:
                 str(image): (str(entry["digest"]), frozenset(_names(entry["nodes"])), read_time(entry["at"]))
                 for image, entry in told.items()
             }
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return cls()
         return cls(
             {

@@ -16,12 +16,13 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import read_published
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     Installation,
     RegistryAccess,
     Resources,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS, STATUS, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     DEFAULTS,
     FIELDS,
@@ -487,11 +488,8 @@ def _verdict(seen: Seen) -> Mapping[str, Any] | None:
     if seen.daemonset is None or seen.settings is None:
         return None
     data = metadata(seen.daemonset)
-    try:
-        verdict = json.loads((data.get("annotations") or {}).get(STATUS) or "{}")
-    except ValueError:
-        return None
-    if not isinstance(verdict, dict) or verdict.get("settings") != fingerprint(seen.settings):
+    verdict, _warning = read_published(seen.daemonset)
+    if verdict is None or verdict.get("settings") != fingerprint(seen.settings):
         return None
     return verdict if verdict.get("generation") == data.get("generation") else None
 
@@ -529,9 +527,9 @@ def _counts(verdict: Mapping[str, Any] | None) -> dict[str, Any]:
     """The counts of a verdict and its worst failures."""
     if verdict is None:
         return {}
-    summary = verdict.get("summary") or {}
-    counts: dict[str, Any] = {name: int(summary.get(name, 0)) for name in ("images", "nodes")}
-    states = {name: int(summary.get(name, 0)) for name in ("cached", "pulling", "waiting", "failed")}
-    counts |= {"verdict": verdict.get("verdict"), **states, "progress": f"{states['cached']}/{sum(states.values())}"}
-    failures = list(verdict.get("failures") or ())[:_FAILURES]
+    summary = verdict["summary"]
+    counts: dict[str, Any] = {name: summary.get(name, 0) for name in ("images", "nodes")}
+    states = {name: summary.get(name, 0) for name in ("cached", "pulling", "waiting", "failed")}
+    counts |= {"verdict": verdict["verdict"], **states, "progress": f"{states['cached']}/{sum(states.values())}"}
+    failures = verdict["failures"][:_FAILURES]
     return {**counts, "failures": failures} if failures else counts

@@ -4,7 +4,8 @@
 """Exchanging the pods after a change, a few nodes at a time: which pods go next. Pure, and without a memory.
 
 Everything follows from the pods as they are, so that a controller that starts in the middle goes on from there. A node
-is done when each image of its new pod is cached or has failed; one that can't be pulled holds up nothing.
+is done when each image of its new pod is cached or has failed; one that can't be pulled keeps no other from any node.
+A change that brings nothing but images that can't be pulled goes no further than the first nodes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import is_current
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import held_images, is_current
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import OTHER_DIGEST
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
     PERMANENT,
+    REMEDIES,
     TERMINATING,
     Report,
     Row,
@@ -27,6 +30,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 # Seconds that a new pod has before its node is given up, and before a pull that may still succeed counts as failed.
 PATIENCE, FAILED_PATIENCE = 900.0, 60.0
 _WORSE = 10  # The roll stops when one in so many of the nodes that it has reached is worse off.
+_UNOBTAINABLE = PERMANENT - {OTHER_DIGEST}  # An image that is not the locked one was pulled all the same.
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,17 @@ class PodRef:
 
 @dataclass(frozen=True)
 class Step:
-    """Where a roll is: ``delete`` now; ``old`` and ``updated`` nodes, those ``in_flight``; ``stopped``: why."""
+    """Where a roll is: ``delete`` now; ``old`` and ``updated`` nodes, those ``in_flight``; ``stopped``: why.
+
+    ``waits``: it is stopped since nothing that it brings has arrived yet, and nothing is worse for it.
+    """
 
     delete: tuple[PodRef, ...] = ()
     old: int = 0
     updated: int = 0
     in_flight: tuple[str, ...] = ()
     stopped: str = ""
+    waits: bool = False
 
     @property
     def sentence(self) -> str:
@@ -54,7 +62,9 @@ class Step:
         if not self.old:
             return ""
         reached = f"the change has reached {self.updated} of {self.updated + self.old} nodes"
-        return f"the roll is stopped, {reached}: {self.stopped}" if self.stopped else reached
+        if not self.stopped:
+            return reached
+        return f"the roll {'waits' if self.waits else 'is stopped'}, {reached}: {self.stopped}"
 
 
 def next_step(
@@ -90,8 +100,9 @@ def next_step(
     if not old:
         return Step(updated=updated, in_flight=tuple(in_flight))
     stopped = _stopped(old, done, rows)
-    if stopped:
-        return Step((), len(old), updated, tuple(in_flight), stopped)
+    waits = "" if stopped else _brings_nothing(daemonset, old, done, by_node, rows)
+    if stopped or waits:
+        return Step((), len(old), updated, tuple(in_flight), stopped or waits, bool(waits))
     # A canary first. Those that are best off go before the others: what fails there fails because of the change.
     budget = allowance(max_unavailable, len(nodes)) if done else 1
     order = sorted(old, key=lambda node: (-sum(row.held for row in rows[node]), node))
@@ -140,12 +151,45 @@ def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequenc
     if not worse or len(nodes) * _WORSE < len(done):
         return ""
     first = worse[0]
-    said = " ".join((first.message or first.reason or first.state).split())
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
     return (
-        f"{first.name} ({first.image}) is held by the old pods and not by the new one on {first.node}{more} ({said}). "
-        "The other nodes keep their pods. Remedy: take the change back, or mend what the message says"
+        f"{first.name} ({first.image}) is held by the old pods and not by the new one on {first.node}{more} "
+        f"({_said(first)}). The other nodes keep their pods. Remedy: take the change back, or mend what the message "
+        "says"
     )
+
+
+def _brings_nothing(
+    daemonset: Mapping[str, Any],
+    old: Sequence[str],
+    done: Sequence[str],
+    by_node: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Sequence[Row]],
+) -> str:
+    """Why to wait: none of the images that old pods lack can be pulled where the change is, and none ever will be.
+
+    One that arrives on a single node takes the change to all of them.
+    """
+    failed = [row for node in done for row in rows[node] if row.state == "failed" and row.class_ in _UNOBTAINABLE]
+    if not failed:
+        return ""
+    former = [held_images(by_node[node]["spec"]) for node in old]
+    wanted = held_images(daemonset["spec"]["template"]["spec"])
+    new = {name for name, image in wanted.items() if any(held.get(name) != image for held in former)}
+    failed = [row for row in failed if row.name in new]
+    if not failed or len(failed) < sum(row.name in new for node in done for row in rows[node]):
+        return ""
+    first, others = failed[0], len({row.name for row in failed}) - 1
+    more = f" and {others} more new {'image' if others == 1 else 'images'}" if others else ""
+    return (
+        f"{first.name} ({first.image}){more} can't be pulled on {first.node}: {_said(first).rstrip('.')}. The other "
+        "nodes keep their pods. It goes on by itself as soon as a new image arrives. Remedy: "
+        f"{REMEDIES[str(first.class_)]}, or take the change back"
+    )
+
+
+def _said(row: Row) -> str:
+    return " ".join((row.message or row.reason or row.state).split())
 
 
 def allowance(max_unavailable: str, nodes: int) -> int:

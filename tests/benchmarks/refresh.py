@@ -6,7 +6,8 @@
 The controller runs as a process. First its clock runs faster; the nodes are simulated, 20 images on each, and the
 registry is the embedded cluster's. The known way's figures are computed from its documented behaviour: it restarts all
 pods in each hour, and pulls each image with Always on each node. Then a tag is moved on real nodes, whose own runtimes
-tell which images are in use. At last the list of a fleet of simulated nodes is changed.
+tell which images are in use. At last the list of a fleet of simulated nodes is changed, once for an image less and once
+for one that does not exist.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster as Api
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
 from tests.benchmarks.measuring import api_of, eventually, print_figure, running
 from tests.cluster import Cluster
@@ -40,7 +42,7 @@ client = open_client(dict.fromkeys(CONNECTION_ARGUMENTS) | {"kubeconfig": kubeco
 Controller(
     Cluster(client),
     namespace=namespace,
-    deployment_name="none",
+    deployment_name="kubernetes-image-puller",
     environment=json.loads(environment),
     clock=Clock(float(speed)),
 ).run()
@@ -49,6 +51,8 @@ Controller(
 
 LAYERS, SIZE = 4, 40  # Of the image that is moved; megabytes in all.
 MOVING = "registry.example.com/bench-moving/image:1"
+MISSING = "registry.example.com/bench/missing:1"
+OWN_STATUS = {"kwok.x-k8s.io/status": "custom"}  # Of such pods the benchmark is the kubelet.
 
 
 def main() -> None:
@@ -76,7 +80,10 @@ def controlled(
     """A set, and its controller with a clock ``speed`` times as fast; yields what lists its pods once all run."""
     api = api_of(cluster)
     settings = require(from_options({"namespace": NAMESPACE, **options}))
-    for obj in (objects.namespace(settings), objects.config_map(objects.Installation(), settings)):
+    # The process stands for its pod, which a Deployment that is paused does not make: so the roll is the controller's.
+    *_, deployment = objects.controller(objects.Installation(), settings)
+    deployment["spec"]["paused"] = True
+    for obj in (objects.namespace(settings), objects.config_map(objects.Installation(), settings), deployment):
         api.apply(obj)
     environment = {
         "CONFIG_MAP_NAME": objects.Installation().config_map_name,
@@ -195,7 +202,7 @@ def _digests(pod: Mapping[str, Any]) -> set[str]:
 
 
 def fleet(cluster: Cluster, nodes: int) -> None:
-    """How many of a fleet's pods are away at a time while a changed list reaches them."""
+    """How many of a fleet's pods are away at a time while a changed list reaches them, and who asks in vain."""
     api, settings = api_of(cluster), {"node_selector": {"type": "kwok"}, "affinity": {}}
     with controlled(cluster, 1.0, nodes, images=IMAGES, **settings) as pods:
         fewer = dict(list(IMAGES.items())[:-1])
@@ -207,9 +214,66 @@ def fleet(cluster: Cluster, nodes: int) -> None:
             time.sleep(0.2)
         took = time.monotonic() - begun
         eventually(pods)
+        longer = require(
+            from_options(
+                {"namespace": NAMESPACE, "images": {**fewer, "missing": MISSING}, "pod_annotations": OWN_STATUS}
+                | settings
+            )
+        )
+        api.apply(objects.config_map(objects.Installation(), longer))
+        asking = _ask_in_vain(cluster, api)
+        api.apply(objects.config_map(objects.Installation(), changed))
+        eventually(lambda: _end(cluster, api.list("Pod", NAMESPACE)[0]) and pods())
     print(f"\nA changed list on {nodes} simulated nodes, max_unavailable 10%")
     print_figure("nodes without a running pod at a time, at most", str(most), f"{nodes // 10}")
     print_figure("until the change has reached every node", f"{took:.0f} s")
+    print_figure(f"nodes that ask for an image that does not exist, {SECONDS:.0f} s", str(len(asking)), "1, the canary")
+
+
+def _ask_in_vain(cluster: Cluster, api: Api) -> set[str]:
+    """Fail each pull of the missing image, as kubelets do; the nodes that tried."""
+    asking = set[str]()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for pod in api.list("Pod", NAMESPACE)[0]:
+            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
+            if node and node not in asking and _asks(pod):
+                status = json.dumps({"status": _failed(pod)})
+                cluster.kubectl("patch", "pod", name, "-n", NAMESPACE, "--subresource=status", "-p", status)
+                asking.add(node)
+        time.sleep(0.5)
+    return asking
+
+
+def _asks(pod: Mapping[str, Any]) -> bool:
+    return any(container["image"] == MISSING for container in pod["spec"]["containers"])
+
+
+def _failed(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The status of a pod all of whose images are there but for the missing one."""
+    runs = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
+    fails = {"waiting": {"reason": "ErrImagePull", "message": f"failed to resolve image: {MISSING}: not found"}}
+    statuses = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": container["image"] != MISSING,
+            "restartCount": 0,
+            "state": fails if container["image"] == MISSING else runs,
+        }
+        for container in pod["spec"]["containers"]
+    ]
+    return {"phase": "Pending", "containerStatuses": statuses}
+
+
+def _end(cluster: Cluster, pods: Sequence[Mapping[str, Any]]) -> bool:
+    """Let the pods that no other kubelet has go when they are told to; whether none is left."""
+    own = [pod["metadata"] for pod in pods if _asks(pod)]
+    for data in own:
+        if data.get("deletionTimestamp"):
+            cluster.kubectl("delete", "pod", data["name"], "-n", NAMESPACE, "--force", "--grace-period=0")
+    return not own
 
 
 def _is_there(pod: Mapping[str, Any]) -> bool:

@@ -303,6 +303,7 @@ class EmbeddedCluster(Cluster):
         simulator = {
             "manage-all-nodes": "false",
             "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",
+            "disregard-status-with-annotation-selector": "kwok.x-k8s.io/status=custom",
         }
         if self._simulated > _MANY:  # On a small machine their heartbeats come late, and they would not be ready.
             manager |= {"node-monitor-grace-period": "1h"}

@@ -11,7 +11,19 @@ import pytest
 from tests.cluster import Cluster
 from tests.running import WRITES
 
-from .conftest import CONFIG_MAP, DEPLOYMENT, Install, Kubectl, Module, eventually, new_namespace
+from .conftest import (
+    CONFIG_MAP,
+    DAEMONSET,
+    DEPLOYMENT,
+    Install,
+    Kubectl,
+    Module,
+    Playbook,
+    eventually,
+    new_namespace,
+)
+from .test_controller import log
+from .test_controller_quiet import annotation
 
 JAVA = {"java11": "registry.example.com/team/java11:2.1"}
 USER = "project-admin"
@@ -61,6 +73,38 @@ def test_without_the_right_to_read_nodes_the_report_says_that_it_inferred(
     assert info["verdict"] == "Healthy", info
     assert info["summary"]["nodes"] == 2
     assert module("info")["inferred"] is False
+
+
+def test_where_nodes_are_not_to_be_read_nobody_gets_the_right_and_what_is_told_is_inferred(
+    cluster: Cluster, playbook: Playbook, module: Module, kubectl: Kubectl
+) -> None:
+    cluster.push(JAVA["java11"])
+    binding = f"kubecache-image-puller-nodes-{kubectl.namespace}"
+
+    def bound() -> bool:
+        return bool(cluster.kubectl("get", "clusterrolebinding", binding, "--ignore-not-found"))
+
+    sentence = "The nodes were not read: what is said of them is inferred from the pods"
+    first = " ".join(playbook("install", images=JAVA).stdout.split())
+    assert bound()
+    assert sentence not in first
+    second = playbook("install", images=JAVA, read_nodes=False)
+    assert second.changed == 1
+    assert not bound()
+    assert sentence in " ".join(second.stdout.split())
+    assert playbook("install", images=JAVA, read_nodes=False).changed == 0
+    told = " ".join(playbook("status", read_nodes=False).stdout.split())
+    assert f"Healthy: DaemonSet {kubectl.namespace}/" in told
+    assert sentence in told
+    info = module("info", read_nodes=False)
+    assert (info["verdict"], info["inferred"], info["summary"]["nodes"]) == ("Healthy", True, len(cluster.nodes))
+
+    # A controller that may not read them does its work all the same.
+    cluster.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=controller", "-n", kubectl.namespace)
+    eventually(lambda: "Until then the nodes are inferred from the cache's pods" in log(cluster, kubectl), 60)
+    cluster.kubectl("delete", "daemonset", DAEMONSET, "-n", kubectl.namespace)
+    eventually(lambda: kubectl.get("daemonset", DAEMONSET), 30)
+    eventually(lambda: '"verdict": "Healthy"' in annotation(kubectl), 60)
 
 
 def test_a_missing_right_is_told_with_the_rule_to_grant_and_nothing_is_half_done_silently(

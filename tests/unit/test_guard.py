@@ -72,6 +72,7 @@ def test_what_is_written_is_read(recreated: int, patched: int) -> None:
         "[]",
         "7",
         '{"recreate": 7}',
+        "[" * 100_000,
         '{"recreate": {"count": "many", "last": "2026-11-20T11:00:00Z"}}',
         '{"recreate": {"count": true, "last": "2026-11-20T11:00:00Z"}}',
         '{"recreate": {"count": -3, "last": "2026-11-20T11:00:00Z"}}',

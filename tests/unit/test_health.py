@@ -27,7 +27,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     classify,
     failure_sentences,
     pod_node,
+    publish,
     pull_failure,
+    read_published,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
 from tests.unit import objects
@@ -758,3 +760,58 @@ def test_nodes_without_a_problem_are_left_out_of_the_problems_and_excused_ones_a
     assert [node["name"] for node in told["nodes"]] == ["n7"]
     assert told["excused"] == [{"why": "cordoned", "nodes": 1, "names": ["n7"]}]
     assert told["rows"] == []
+
+
+# --- what is published -----------------------------------------------------------------------------------------------
+
+PUBLISHED = "kubecache.io/status"
+
+
+def _published(text: str | None) -> tuple[dict[str, Any] | None, str]:
+    annotations = {} if text is None else {PUBLISHED: text}
+    return read_published({"metadata": {"namespace": "a", "name": "b", "annotations": annotations}})
+
+
+def test_what_was_published_is_read() -> None:
+    pods = [pod("node-1", [running("java11"), waiting("theia", "ErrImagePull", "theia:2.1: not found")])]
+    report = assess((JAVA, THEIA), objects.served(objects.desired()), pods, [node()], now=NOW)
+    told, warning = _published(publish(report, "0123"))
+    assert told is not None
+    assert (told["verdict"], told["settings"], warning) == (report.verdict, "0123", "")
+    assert told["summary"] == report.summary
+    assert [failure["name"] for failure in told["failures"]] == ["theia"]
+    assert _published(publish(Report("Absent", ())))[0]
+    assert _published(None) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("verdict", "Splendid"),
+        ("verdict", ["Healthy"]),
+        ("reasons", "why"),
+        ("reasons", [1]),
+        ("summary", None),
+        ("summary", {"cached": "6"}),
+        ("summary", {"cached": -1}),
+        ("summary", {"cached": True}),
+        ("summary", {"cached": 10**30}),
+        ("failures", {}),
+        ("failures", ["a"]),
+        ("failures", [{"name": "a", "image": "b", "class": "other", "message": None, "nodes": 1}]),
+        ("settings", 7),
+    ],
+)
+def test_what_can_not_have_been_published_is_absent_and_warned_of(key: str, value: Any) -> None:
+    text = json.dumps(json.loads(publish(Report("Healthy", ()))) | {key: value})
+    told, warning = _published(text)
+    assert told is None
+    assert warning.startswith(f"the annotation {PUBLISHED} of DaemonSet a/b can't be read and is ignored: {text[:200]}")
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "7", "[]", "{}", "null", "[" * 100_000, '{"summary": ' * 50_000])
+def test_no_published_text_is_a_crash(text: str) -> None:
+    told, warning = _published(text)
+    assert told is None
+    assert warning.startswith(f"the annotation {PUBLISHED} of DaemonSet a/b can't be read and is ignored: {text[:50]}")
+    assert len(warning) < 400

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile i
     is_adoptable,
     judged,
     made_from,
+    unreadable,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import from_options, require
 from tests.unit import objects
@@ -188,6 +189,43 @@ def test_without_patch_what_was_made_by_who_may_patch_is_told_by_its_template() 
     assert _decide(_live(), may_patch=False).action == "none"
     assert _decide(_known(), may_patch=False).action == "recreate"
     assert _decide(_live(), objects.desired(images="a=b/c:1"), may_patch=False).action == "recreate"
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        lambda told: "x",
+        lambda told: told[:-1],
+        lambda told: told.upper(),
+        lambda told: told.replace(told[3], "0" if told[3] != "0" else "1", 1),
+        lambda told: f".{told.rpartition('.')[2]}",
+        lambda told: "{" * 100_000,
+    ],
+)
+def test_what_it_was_made_from_is_believed_only_if_its_seal_is_whole(tampered: Callable[[str], str]) -> None:
+    """Else a slip of somebody's hand would cost the DaemonSet, where it can't be patched."""
+    live = objects.served(made_from(WANTED))
+    annotations = live["metadata"]["annotations"]
+    told = annotations["kubecache.io/made-from"]
+    annotations["kubecache.io/made-from"] = tampered(told)
+    assert _decide(live, may_patch=False).action == "none"
+    assert _decide(live, objects.desired(images="a=b/c:1"), may_patch=False).action == "recreate"
+    said = unreadable(live)
+    assert said.startswith(f"annotations of {NAME} can't be read and are ignored: kubecache.io/made-from (")
+    assert len(said) < 300
+
+
+def test_annotations_that_can_be_ours_are_read() -> None:
+    assert unreadable(objects.served(made_from(WANTED))) == unreadable(_live()) == unreadable(_known()) == ""
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.0", " 1", "\u0663", "9" * 5000, "1234567"])
+def test_a_builder_that_is_no_number_is_warned_of_and_written_anew(text: str) -> None:
+    live = _built_by(text)
+    assert unreadable(live) == (
+        f"annotations of {NAME} can't be read and are ignored: kubecache.io/builder ({text[:80]})"
+    )
+    assert _decide(live).action == "patch"
 
 
 def test_without_patch_a_fight_is_no_loop() -> None:

@@ -22,13 +22,23 @@ from tests.unit.objects import JAVA, THEIA, node, pod, running, waiting
 
 NOW = datetime.fromisoformat(objects.NOW.replace("Z", "+00:00"))
 NEW = CachedImage("new", "registry.example.com/team/new:1")
+OTHER = CachedImage("other", "registry.example.com/team/other:1")
 ABSENT = "failed to resolve image: registry.example.com/team/new:1: not found"
-OLD_IMAGES, NEW_IMAGES = (JAVA, THEIA), (JAVA, THEIA, NEW)
-OLD = objects.served(objects.desired())
-DAEMONSET = objects.served(objects.desired(images={i.name: i.image for i in NEW_IMAGES}))
-DAEMONSET["metadata"]["annotations"]["deprecated.daemonset.template.generation"] = "2"
-DAEMONSET["status"] = {"observedGeneration": 1, "desiredNumberScheduled": 2}
+NEW_IMAGES = (JAVA, THEIA, NEW)
 Statuses = Sequence[Mapping[str, Any]]
+
+
+def daemonset_of(images: Sequence[CachedImage]) -> dict[str, Any]:
+    """The DaemonSet after the change to these images."""
+    made = objects.served(objects.desired(images={i.name: i.image for i in images}))
+    made["metadata"]["annotations"]["deprecated.daemonset.template.generation"] = "2"
+    made["status"] = {"observedGeneration": 1, "desiredNumberScheduled": 2}
+    return made
+
+
+DAEMONSET = daemonset_of(NEW_IMAGES)
+MORE_IMAGES = (*NEW_IMAGES, OTHER)
+MORE = daemonset_of(MORE_IMAGES)
 
 
 def _at(seconds: float) -> str:
@@ -41,23 +51,32 @@ def old(name: str, statuses: Statuses | None = None) -> dict[str, Any]:
     return pod(name, held if statuses is None else statuses, metadata={"labels": {"pod-template-generation": "1"}})
 
 
-def new(name: str, statuses: Statuses = (), age: float = 10, **more: Any) -> dict[str, Any]:
+def new(
+    name: str, statuses: Statuses = (), age: float = 10, daemonset: Mapping[str, Any] = DAEMONSET, **more: Any
+) -> dict[str, Any]:
     """A pod of the new list."""
     data = {"labels": {"pod-template-generation": "2"}, "creationTimestamp": _at(-age)}
-    return pod(name, statuses, daemonset=DAEMONSET, metadata={**data, **more})
+    return pod(name, statuses, daemonset=daemonset, metadata={**data, **more})
 
 
 ALL = [running(image.name) for image in NEW_IMAGES]
 NEW_FAILED = [running("java11"), running("theia"), waiting("new", "ErrImagePull", ABSENT)]
 
 
-def _report(pods: Statuses, nodes: Statuses, now: datetime = NOW) -> Report:
-    return assess(NEW_IMAGES, DAEMONSET, pods, nodes, now=now)
+def _report(pods: Statuses, nodes: Statuses, now: datetime = NOW, images: Sequence[CachedImage] = NEW_IMAGES) -> Report:
+    return assess(images, DAEMONSET if images == NEW_IMAGES else daemonset_of(images), pods, nodes, now=now)
 
 
-def _step(pods: Statuses, nodes: Statuses | None = None, max_unavailable: str = "1", now: datetime = NOW) -> Step:
+def _step(
+    pods: Statuses,
+    nodes: Statuses | None = None,
+    max_unavailable: str = "1",
+    now: datetime = NOW,
+    images: Sequence[CachedImage] = NEW_IMAGES,
+) -> Step:
     there = [node(pod["spec"]["nodeName"]) for pod in pods] if nodes is None else nodes
-    return next_step(DAEMONSET, pods, _report(pods, there, now), max_unavailable, now)
+    daemonset = DAEMONSET if images == NEW_IMAGES else daemonset_of(images)
+    return next_step(daemonset, pods, _report(pods, there, now, images), max_unavailable, now)
 
 
 def _going(step: Step) -> list[str]:
@@ -104,8 +123,57 @@ def test_an_image_that_is_only_listed_by_its_node_is_not_held_yet() -> None:
     assert _step([starting, old("n1")], nodes).in_flight == ("n0",)
 
 
-def test_a_new_image_that_does_not_exist_keeps_nothing_from_any_node() -> None:
-    assert _going(_step([new("n0", NEW_FAILED), old("n1")])) == ["n1"]
+def test_a_new_image_that_does_not_exist_keeps_no_other_new_one_from_any_node() -> None:
+    pods = [new("n0", [*NEW_FAILED, running("other")], daemonset=MORE), old("n1"), old("n2")]
+    assert _going(_step(pods, images=MORE_IMAGES)) == ["n1"]
+
+
+def test_a_change_that_brings_only_what_does_not_exist_stays_on_the_first_node() -> None:
+    pods = [new("n0", NEW_FAILED), old("n1"), old("n2")]
+    step = _step(pods, max_unavailable="100%")
+    assert (step.delete, step.waits) == ((), True)
+    assert step.sentence == (
+        "the roll waits, the change has reached 1 of 3 nodes: new (registry.example.com/team/new:1) can't be pulled on "
+        f"n0: {ABSENT}. The other nodes keep their pods. It goes on by itself as soon as a new image arrives. "
+        "Remedy: correct the tag or the repository, or push the image, or take the change back"
+    )
+    report = judged(_report(pods, [node("n0"), node("n1"), node("n2")]), Decision("none", step=step))
+    assert (report.verdict, report.reasons[0]) == ("Degraded", step.sentence)
+
+
+def test_it_goes_on_as_soon_as_a_new_image_arrives() -> None:
+    assert _going(_step([new("n0", ALL), old("n1")])) == ["n1"]
+    both_fail = [*NEW_FAILED, waiting("other", "ErrImagePull", "other:1: not found")]
+    step = _step([new("n0", both_fail, daemonset=MORE), old("n1")], images=MORE_IMAGES)
+    assert "new (registry.example.com/team/new:1) and 1 more new image can't be pulled on n0: " in step.sentence
+    on_another = [new("n0", both_fail, daemonset=MORE), new("n1", [*NEW_FAILED, running("other")], daemonset=MORE)]
+    assert _going(_step([*on_another, old("n2")], images=MORE_IMAGES)) == ["n2"]
+
+
+def test_a_replaced_image_that_does_not_exist_stays_on_the_first_node() -> None:
+    images = (JAVA, CachedImage("theia", "registry.example.com/team/theia:9"))
+    lost = [running("java11"), waiting("theia", "ErrImagePull", "theia:9: not found")]
+    step = _step([new("n0", lost, daemonset=daemonset_of(images)), old("n1")], images=images)
+    assert (step.delete, step.waits) == ((), True)
+
+
+def test_an_image_that_the_old_pods_lacked_on_some_nodes_only_is_new() -> None:
+    """Changed again in the middle of a roll: some of the old pods have asked for it, the others never did."""
+    before = new("n1", NEW_FAILED)
+    before["metadata"]["labels"] = {"pod-template-generation": "1"}
+    assert _step([new("n0", NEW_FAILED), before, old("n2")]).waits
+    assert _going(_step([new("n0", NEW_FAILED), before])) == ["n1"], "it is not this change that brings it"
+
+
+def test_what_does_not_apply_to_the_canary_may_to_others() -> None:
+    foreign = [*NEW_FAILED[:2], waiting("new", "ErrImagePull", "no match for platform in manifest")]
+    assert _going(_step([new("n0", foreign), old("n1")])) == ["n1"]
+
+
+def test_a_node_that_does_not_count_tells_nothing_of_a_new_image() -> None:
+    pods = [new("n0", NEW_FAILED), old("n1"), old("n2")]
+    step = _step(pods, [node("n0", ready=False), node("n1"), node("n2")])
+    assert (_going(step), step.waits) == (["n1"], False), "another canary"
 
 
 def test_a_pull_that_may_still_succeed_is_waited_for_a_while() -> None:
@@ -216,10 +284,15 @@ def test_admission_may_rewrite_the_images_of_a_pod() -> None:
 
 
 class Fleet:
-    """Nodes whose pods are made again from the new list when they are deleted; ``slow`` seconds to come up."""
+    """Nodes whose pods are made again from the new list when they are deleted; ``slow`` seconds to come up.
 
-    def __init__(self, size: int, slow: Callable[[int], int], dead: set[int]) -> None:
+    One of the two new images is ``absent`` from the registry, or both are.
+    """
+
+    def __init__(self, size: int, slow: Callable[[int], int], dead: set[int], absent: int = 1) -> None:
         self.now = NOW
+        other = running("other") if absent == 1 else waiting("other", "ImagePullBackOff", "other:1: not found")
+        self.statuses = [*NEW_FAILED, other]
         self.slow, self.dead = slow, {f"n{number:02}" for number in dead}
         self.nodes = [node(f"n{number:02}", ready=number not in dead) for number in range(size)]
         self.pods = {it["metadata"]["name"]: old(it["metadata"]["name"]) for it in self.nodes}
@@ -231,27 +304,30 @@ class Fleet:
             if made and name not in self.dead:
                 age = (self.now - datetime.fromisoformat(made.replace("Z", "+00:00"))).total_seconds()
                 ready = age >= self.slow(int(name[1:]))
-                it["status"]["containerStatuses"] = copy.deepcopy(NEW_FAILED) if ready else []
+                it["status"]["containerStatuses"] = copy.deepcopy(self.statuses) if ready else []
 
     def step(self, max_unavailable: str) -> Step:
         """What a controller that knows nothing of what was before decides now."""
         self.settle()
-        return _step(list(self.pods.values()), self.nodes, max_unavailable, self.now)
+        return _step(list(self.pods.values()), self.nodes, max_unavailable, self.now, MORE_IMAGES)
 
     def delete(self, step: Step) -> None:
         """The pods of the step are gone, and made again at once."""
         for ref in step.delete:
-            made = new(ref.node, [])
+            made = new(ref.node, [], daemonset=MORE)
             made["metadata"]["creationTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
             self.pods[ref.node] = made
 
 
-@given(
+_fleets = (
     st.integers(1, 7),
     st.sampled_from(["1", "3", "10%", "30%", "100%"]),
     st.lists(st.integers(0, 8), min_size=7, max_size=7),
     st.sets(st.integers(0, 6), max_size=3),
 )
+
+
+@given(*_fleets)
 def test_a_roll_reaches_every_node_and_never_takes_more_than_it_may(
     size: int, max_unavailable: str, slow: list[int], dead: set[int]
 ) -> None:
@@ -267,5 +343,24 @@ def test_a_roll_reaches_every_node_and_never_takes_more_than_it_may(
         if not step.old and not step.in_flight:
             break
         fleet.delete(step)
+        fleet.now += timedelta(seconds=1)
+    assert (step.old, step.in_flight) == (0, ())
+
+
+@given(*_fleets)
+def test_what_does_not_exist_is_asked_for_on_one_node_until_it_does(
+    size: int, max_unavailable: str, slow: list[int], dead: set[int]
+) -> None:
+    fleet = Fleet(size, lambda number: slow[number], dead, absent=2)
+    alive, step = size - len({number for number in dead if number < size}), Step()
+    for _ in range(20):
+        step = fleet.step(max_unavailable)
+        assert step.updated <= 1
+        fleet.delete(step)
+        fleet.now += timedelta(seconds=1)
+    assert (step.old, step.waits) == (max(0, alive - 1), alive > 1)
+    fleet.statuses[-1] = running("other")
+    for _ in range(size * 10):
+        fleet.delete(step := fleet.step(max_unavailable))
         fleet.now += timedelta(seconds=1)
     assert (step.old, step.in_flight) == (0, ())

@@ -236,6 +236,27 @@ def test_role_taken_away_and_given_back(cluster: Cluster, cache: Cache) -> None:
     assert cache.restarts() == 0
 
 
+def test_role_taken_away_from_a_running_controller(cluster: Cluster, cache: Cache) -> None:
+    """Its process goes on, says what it lacks, and does what was asked for meanwhile once it may."""
+    before, pod, restarts = cache.held(), cache.controller()["metadata"]["uid"], cache.restarts()
+    rules = (cache.get("role", ROLE) or {})["rules"]
+    said = cache.log().count("Grant with a Role")
+    try:
+        cache.patch("role", ROLE, {"rules": []})
+        eventually(lambda: cannot(cluster, cache), 20)
+        done = cache.wish()
+        eventually(lambda: cache.log().count("Grant with a Role") > said, 60)
+        time.sleep(10)
+        assert not done()
+        assert cache.held() == before
+    finally:
+        cache.patch("role", ROLE, {"rules": rules})
+    eventually(done, PATIENCE)
+    cache.obeys()
+    assert cache.held() == before
+    assert (cache.controller()["metadata"]["uid"], cache.restarts()) == (pod, restarts)
+
+
 def cannot(cluster: Cluster, cache: Cache) -> bool:
     account = f"--as=system:serviceaccount:{cache.namespace}:k8s-image-puller"
     try:

@@ -9,9 +9,9 @@ import time
 
 from tests.cluster import Cluster
 
-from ..conftest import DAEMONSET, eventually, our_writes, stays
+from ..conftest import DAEMONSET, eventually, installer_of, our_writes, stays
 from ..test_controller import runs
-from .conftest import PATIENCE, Cache, installed
+from .conftest import IMAGES, PATIENCE, Cache, installed
 
 HOLD = "example.com/hold"
 
@@ -95,6 +95,22 @@ def test_sigterm_while_the_api_server_is_away(cluster: Cluster, cache: Cache) ->
     cache.obeys()
     assert cache.held() == before
     eventually(lambda: cache.restarts() > restarts)
+
+
+def test_controller_and_playbook_at_once_while_the_list_changes(cluster: Cluster, cache: Cache) -> None:
+    """Both hear of the new list at the same moment, and both may write it."""
+    before, later = cache.held(), "registry.example.com/faults/later:1"
+    cluster.push(later)
+    lists = [{**IMAGES, "later": later}, {"later": later, **IMAGES}, IMAGES]
+    for number, images in enumerate(lists, start=1):
+        installer_of(cache.module)(images)
+        cache.healthy()
+        assert cache.images() == list(images.values())
+        stays(lambda: cache.daemonset()["metadata"]["generation"], seconds=5)
+        after = cache.held()
+        assert (after.daemonset, after.generation) == (before.daemonset, before.generation + number)
+    assert "is paused until" not in cache.log()
+    assert cache.on_nodes() >= before.images
 
 
 def test_two_controllers_at_once(cluster: Cluster, cache: Cache) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster import Cluster
 
-from ..conftest import CONFIG_MAP, eventually, stays
+from ..conftest import CONFIG_MAP, DAEMONSET, eventually, stays
 from .conftest import IMAGES, JAVA, PATIENCE, THEIA, Cache, installed
 
 LATER, NEXT = "registry.example.com/faults/later:1", "registry.example.com/faults/next:1"
@@ -134,6 +134,30 @@ def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
     assert cache.pods(dead)
     stays(cache.held, seconds=5)
     assert cache.held() == before
+
+
+def test_daemonset_stuck_in_deletion_because_of_a_dead_node(cluster: Cluster, cache: Cache, dead: str) -> None:
+    """In the foreground a deletion waits for the pods, and the one on the dead node never goes."""
+    before = cache.held()
+    (left,) = cache.pods(dead)
+    remove = ["delete", "daemonset", DAEMONSET, "-n", cache.namespace, "--wait=false", "--cascade=foreground"]
+    cluster.kubectl(*remove)
+    alive = [node for node in cluster.nodes if node != dead]
+    eventually(lambda: not any(cache.pods(node) for node in alive), 30)
+    metadata = cache.daemonset()["metadata"]
+    assert (metadata["uid"], metadata["finalizers"]) == (before.daemonset, ["foregroundDeletion"])
+
+    def made_anew() -> bool:
+        found = cache.get("daemonset", DAEMONSET)
+        return found is not None and found["metadata"]["uid"] != before.daemonset
+
+    eventually(made_anew, PATIENCE)
+    assert "its deletion is finished without waiting for its pods" in cache.log()
+    assert (cache.get("pod", left["metadata"]["name"]) or {})["metadata"]["deletionTimestamp"], "it never went"
+    told = cache.healthy(PATIENCE)
+    assert told["summary"]["excused_nodes"] == 1
+    assert all(cache.pods(node) for node in alive)
+    assert cache.on_nodes() == before.images
 
 
 def test_rolling_update_while_a_node_is_dead(cluster: Cluster, cache: Cache, dead: str) -> None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One set in the controller: what it says of the settings that it reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from controller.asker import Asker, access_of
+from controller.keeper import Keeper
+from controller.metrics import Metrics
+from controller.refresher import Refresher
+from controller.world import World
+from tests.unit.controller.scripted import Hands, Server
+
+
+def keeper(data: dict[str, str]) -> Keeper:
+    """Of the ConfigMap ``cache`` with this data, which a test may change."""
+
+    def answer(_method: str, _path: str, _body: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cache"}, "data": data}
+
+    world = World(Cluster(Server(answer)), Hands(), Metrics(), namespace="a", woken=lambda *_change: None)
+    names = ImageSet("a", "cache", "puller")
+    refresher = Refresher(world, names, Asker(world, access_of({}), dict, lambda: None))
+    return Keeper(world, names, {}, lambda _name: "", refresher)
+
+
+def test_keys_that_nobody_knows_are_named_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    data = {"IMAGES": "a=registry.example.com/a:1", "NAMESPACE": "a", "IMAGEZ": "b", "ANOTHER": "c"}
+    made, said = keeper(data), "cache: keys that nobody here knows are left alone: "
+    for _ in range(3):
+        reading = made._read()
+        assert reading
+        assert reading.settings
+        assert reading.problems == ()
+        assert [image.name for image in reading.settings.images] == ["a"]
+    assert caplog.messages == [f"{said}ANOTHER, IMAGEZ"]
+    del data["ANOTHER"]
+    made._read()
+    del data["IMAGEZ"]
+    made._read()
+    assert caplog.messages[1:] == [f"{said}IMAGEZ"]
