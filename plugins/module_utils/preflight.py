@@ -19,16 +19,17 @@ from decimal import Decimal
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import (
-    QUOTA_FIELDS,
     ZERO,
     Breach,
     Cost,
     Quota,
     cost_of,
     cost_per_node,
+    counted_of_pods,
     limit_breaches,
     quotas_for,
     show,
+    with_defaults,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
@@ -64,6 +65,8 @@ MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
 _NAMED = 3
 _LEVELS = ("error", "warning", "note")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
+_CACHE = "the cache"
+_OPTIONS = ("cpu", "memory")  # What options say for the pods.
 _ROOM = {"cpu": "cpu_requests", "memory": "memory_requests", "pods": "pods"}
 # Where the kubelet asks each pod for a login of its own, though the image is on the node.
 _LOGIN_FOR_EACH = (1, 35)
@@ -80,8 +83,9 @@ class PullSecret:
 
 @dataclass(frozen=True)
 class Admission:
-    """Which SCC OpenShift would admit the cache's pods with, asked as their ServiceAccount; "" and why not."""
+    """Which SCC OpenShift would admit a DaemonSet's pods with, asked as their ServiceAccount; "" and why not."""
 
+    daemonset: str
     scc: str = ""
     refused: bool = False
     reason: str = ""
@@ -93,20 +97,23 @@ class Survey:
 
     ``classes``: (kind, name) -> the class that pods are to have, None where there is none;
     ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
-    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``answers``: image ->
-    what its registry said; ``disk``: node -> (free, all) bytes of its image file system.
+    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``objects``: a
+    quota's resource -> how many objects the installation needs of it, and has already; ``answers``: image ->
+    what its registry said; ``disk``: node -> (free, all) bytes of its image file system; ``admissions``: None where the
+    cluster is no OpenShift.
     """
 
     namespace: Mapping[str, Any] | None = None
     nodes: Sequence[Mapping[str, Any]] | None = None
     taken: Mapping[str, Cost] | None = None
     own_pods: Sequence[Mapping[str, Any]] = ()
+    objects: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     quotas: Sequence[Mapping[str, Any]] = ()
     limit_ranges: Sequence[Mapping[str, Any]] = ()
     pull_secrets: Sequence[PullSecret] = ()
     answers: Mapping[str, Facts | RegistryError] = field(default_factory=dict)
     disk: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    admission: Admission | None = None
+    admissions: Sequence[Admission] | None = None
     classes: Mapping[tuple[str, str], Mapping[str, Any] | None] = field(default_factory=dict)
     unread: Sequence[str] = ()
 
@@ -170,17 +177,19 @@ def plan(
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
     :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
     """
-    made = [_Set(s, _with_overhead(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
+    made = [_Set(s, _as_admitted(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
+    others = [_as_admitted(spec, survey) for spec in others]
     nodes, skipped = _nodes(made, survey)
     counts = [sum(one in node.sets for node in nodes) for one in made]
     wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
-    quotas = quotas_for(survey.quotas, wanted, survey.own_pods) if survey.nodes is not None else []
+    quotas = quotas_for(survey.quotas, wanted, survey.own_pods, survey.objects)
+    quotas = quotas if survey.nodes is not None else []
     rows = [*_image_rows(made, survey), *_further_rows(images or {}, survey)]
     findings = [
         *_about_nodes(survey, nodes, skipped),
         *_about_room(nodes),
         *(_about_quota(quota, made, counts) for quota in quotas if quota.missing),
-        *_about_limits(made, survey),
+        *_about_limits(made, others, survey),
         *_about_images(rows),
         *_about_platforms(rows, nodes, survey),
         *_about_secrets(survey, rows),
@@ -209,7 +218,7 @@ def plan(
             for secret in survey.pull_secrets
         ],
         "pod_security": _labels(survey.namespace).get(_ENFORCE) or None,
-        "scc": (survey.admission.scc or None) if survey.admission else None,
+        "scc": ", ".join(dict.fromkeys(one.scc for one in survey.admissions or () if one.scc)) or None,
     }
 
 
@@ -427,17 +436,21 @@ def _least(nodes: Sequence[_Node], resource: str) -> dict[str, Any] | None:
 
 
 def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _Finding:
-    kind, _underscore, side = QUOTA_FIELDS[quota.resource].partition("_")
+    side, kind = counted_of_pods(quota.resource) or ("", quota.unit)
     remedies = [f"raise its hard {quota.resource} to {show(quota.used + quota.needed, kind)}"]
     containers = sum(len(one.settings.images) * count for one, count in zip(sets, counts, strict=True))
     left = max(ZERO, quota.hard - quota.used)
     unit = Decimal(2**20) if kind == "memory" else Decimal("0.001")
-    cached = (getattr(one.cost, QUOTA_FIELDS[quota.resource]) * count for one, count in zip(sets, counts, strict=True))
-    room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
     fixed = any(one.settings.strategy == IMAGE_VOLUME and one.settings.pod_resources for one in sets)
-    if side and not fixed and containers and room > 0 and (each := (room / containers // unit) * unit):
-        remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
-    remedies.append("cache fewer images" if side and not fixed else "cache on fewer nodes")
+    if kind in _OPTIONS and side and not fixed and containers:
+        cached = (getattr(o.cost, f"{kind}_{side}") * count for o, count in zip(sets, counts, strict=True))
+        room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
+        if room > 0 and (each := (room / containers // unit) * unit):
+            remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
+    if side and kind not in _OPTIONS:
+        remedies.append(f"lower the default for {kind} that a LimitRange gives to containers")
+    if counted_of_pods(quota.resource):
+        remedies.append("cache fewer images" if side and not fixed else "cache on fewer nodes")
     return _Finding(
         "error",
         "quota",
@@ -447,39 +460,65 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
     )
 
 
-def _about_limits(sets: Sequence[_Set], survey: Survey) -> Iterator[_Finding]:
-    for breach in dict.fromkeys(b for one in sets for b in limit_breaches(survey.limit_ranges, one.spec)):
-        yield _Finding("error", "limit_range", _limit_sentence(breach))
+def _about_limits(sets: Sequence[_Set], others: Sequence[Mapping[str, Any]], survey: Survey) -> Iterator[_Finding]:
+    pods = [(_CACHE, one.spec) for one in sets] + [(_owner_of(spec), spec) for spec in others]
+    for who, breach in dict.fromkeys((w, b) for w, spec in pods for b in limit_breaches(survey.limit_ranges, spec)):
+        yield _Finding("error", "limit_range", _limit_sentence(who, breach))
 
 
-def _limit_sentence(breach: Breach) -> str:
-    who = "each container" if breach.kind == "Container" else "the pod"
-    request, limit = (f"caching_{breach.resource}_{side}" for side in ("request", "limit"))
-    said, remedy = {
-        "min": (f"must ask for {breach.allowed} {breach.resource} or more, and asks for", f"raise {request}"),
-        "max": (f"may have {breach.allowed} {breach.resource} at most, and its limit is", f"lower {limit}"),
+def _owner_of(pod: Mapping[str, Any]) -> str:
+    """Whose pod another one of the installation is."""
+    return "the operator" if pod["containers"][0].get("name") == "operator" else "the controller"
+
+
+def _limit_sentence(who: str, breach: Breach) -> str:
+    one = "each container" if breach.kind == "Container" else "the pod"
+    pods = "the pods" if who == _CACHE else f"{who}'s pod"
+    times = " times" if breach.bound == "maxLimitRequestRatio" and breach.asked else ""
+    said, asked = {
+        "min": (f"must ask for {breach.allowed} {breach.resource} or more", "asks for"),
+        "max": (f"may have {breach.allowed} {breach.resource} at most", "its limit is"),
         "maxLimitRequestRatio": (
-            f"may have a {breach.resource} limit of {breach.allowed} times its request at most, and has",
-            f"raise {request} or lower {limit}",
+            f"may have a {breach.resource} limit of {breach.allowed} times its request at most",
+            "has",
         ),
     }[breach.bound]
-    times = " times" if breach.bound == "maxLimitRequestRatio" else ""
-    return f"LimitRange {breach.name} refuses the pods: {who} {said} {breach.asked}{times}. Remedy: {remedy}"
+    tail = f"{asked} {breach.asked}{times}" if breach.asked else "says nothing of it"
+    return f"LimitRange {breach.name} refuses {pods}: {one} {said}, and {tail}. Remedy: {_limit_remedy(who, breach)}"
+
+
+def _limit_remedy(who: str, breach: Breach) -> str:
+    if breach.resource not in _OPTIONS:
+        return f"give containers a default for {breach.resource} in a LimitRange of type Container, or lift this bound"
+    prefix = {_CACHE: "caching", "the controller": "deployment"}.get(who)
+    if prefix is None:
+        return f"lift this bound, since nothing changes what {who} asks for"
+    request, limit = (f"{prefix}_{breach.resource}_{side}" for side in ("request", "limit"))
+    return {
+        "min": f"raise {request}",
+        "max": f"lower {limit}",
+        "maxLimitRequestRatio": f"raise {request} or lower {limit}",
+    }[breach.bound]
 
 
 def _about_admission(survey: Survey) -> Iterator[_Finding]:
-    admission = survey.admission
-    if admission is None:
+    if survey.admissions is None:
         return
-    if admission.refused:
-        yield _Finding(
-            "error",
-            "scc",
-            f"no SecurityContextConstraints admit the cache's pods ({admission.reason}). Remedy: grant their "
-            "ServiceAccount the use of restricted-v2",
-        )
-    elif not admission.scc:
-        yield _Finding("note", "scc", f"which SecurityContextConstraints admit the pods is unknown: {admission.reason}")
+    by_answer: dict[tuple[bool, str], list[str]] = {}
+    for admission in survey.admissions:
+        if not admission.scc:
+            by_answer.setdefault((admission.refused, admission.reason), []).append(admission.daemonset)
+    for (refused, reason), names in by_answer.items():
+        whose = f"the pods of {_some(names)}"
+        if refused:
+            yield _Finding(
+                "error",
+                "scc",
+                f"no SecurityContextConstraints admit {whose} ({reason}). Remedy: grant their ServiceAccount the use "
+                "of restricted-v2",
+            )
+        else:
+            yield _Finding("note", "scc", f"which SecurityContextConstraints admit {whose} is unknown: {reason}")
     annotations = ((survey.namespace or {}).get("metadata") or {}).get("annotations") or {}
     if survey.namespace and NODE_SELECTOR not in annotations:
         yield _Finding(
@@ -511,10 +550,10 @@ def missing_classes(classes: Mapping[tuple[str, str], Mapping[str, Any] | None])
     ]
 
 
-def _with_overhead(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
-    """The pod as admission makes it, which adds what its runtime takes for itself."""
+def _as_admitted(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    """The pod as admission makes it: with what its runtime takes for itself, and the defaults of LimitRanges."""
     overhead = (_runtime_class(spec, survey).get("overhead") or {}).get("podFixed")
-    return {**spec, "overhead": overhead} if overhead else spec
+    return with_defaults({**spec, "overhead": overhead} if overhead else spec, survey.limit_ranges)
 
 
 def _runtime_class(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
@@ -643,7 +682,7 @@ def _same(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _about_platforms(rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node], survey: Survey) -> Iterator[_Finding]:
     for row in rows:
         answer = survey.answers.get(row["image"])
-        if not isinstance(answer, Facts) or not answer.platforms or row["use"] == "controller":
+        if not isinstance(answer, Facts) or not answer.platforms or row["use"] in ("controller", "operator"):
             continue
         holders = [n for n in nodes if row["image"] in _references(n.sets) and not n.platform.endswith("/?")]
         without = [node.name for node in holders if node.platform not in answer.platforms]

@@ -206,8 +206,9 @@ def look(
     :param images: further images to ask registries for.
     :param deployment: the controller's Deployment; where it is there, its pod is counted as one that is.
     """
-    reader = _Reader(cluster, sets[0].namespace)
-    specs = [d["spec"]["template"]["spec"] for one in sets for d in build_daemonsets(one)]
+    reader, openshift = _Reader(cluster, sets[0].namespace), is_openshift(cluster)
+    made = [(one, d["spec"]["template"]["spec"]) for one in sets for d in build_daemonsets(one, openshift=openshift)]
+    specs = [spec for _one, spec in made]
     namespace = reader.namespace_object()
     nodes = reader.listed("Node", None)
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
@@ -226,7 +227,7 @@ def look(
         pull_secrets=secrets,
         disk=reader.disk(chosen or ()),
         answers=registries.facts_of_all(wanted, platforms),
-        admission=reader.admission(specs[0], sets[0], namespace) if is_openshift(cluster) else None,
+        admissions=[reader.admission(spec, one, namespace) for one, spec in made] if openshift else None,
         unread=tuple(reader.unread),
     )
 
@@ -382,9 +383,10 @@ class _Reader:
         return None
 
     def admission(self, spec: Mapping[str, Any], settings: Settings, namespace: Mapping[str, Any] | None) -> Admission:
-        """What OpenShift's admission says to the pods, asked as their ServiceAccount."""
+        """What OpenShift's admission says to a set's pods, asked as their ServiceAccount."""
+        name = settings.daemonset_name
         if namespace is None:
-            return Admission(reason="the namespace is not there yet")
+            return Admission(name, reason="the namespace is not there yet")
         account = settings.cache_service_account_name or CACHE_SERVICE_ACCOUNT_NAME
         question = {
             "apiVersion": "security.openshift.io/v1",
@@ -395,10 +397,10 @@ class _Reader:
         try:
             answer = self.cluster.create(question, dry_run=True)  # Nobody keeps a review.
         except ApiError as error:
-            return Admission(reason=str(error))
+            return Admission(name, reason=str(error))
         allowed = (answer.get("status") or {}).get("allowedServiceAccounts") or ()
         named = next((item.get("allowedBy") for item in allowed if item.get("name") == account), None) or {}
         if named.get("name"):
-            return Admission(scc=str(named["name"]))
+            return Admission(name, scc=str(named["name"]))
         reason = next((item.get("reason") for item in allowed if item.get("reason")), "none fits them")
-        return Admission(refused=True, reason=str(reason))
+        return Admission(name, refused=True, reason=str(reason))

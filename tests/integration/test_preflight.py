@@ -292,7 +292,11 @@ def crd(group: str, kind: str, plural: str) -> dict[str, Any]:
 
 @pytest.fixture(name="openshift")
 def _openshift(cluster: Cluster) -> Iterator[None]:
-    """The types by which OpenShift is known, and a stand-in for its admission: every account gets restricted-v2."""
+    """The types by which OpenShift is known, and a stand-in for its admission.
+
+    As restricted-v2 (MustRunAsRange) does, it admits pods that name no user, and none that name one of their own. And
+    as where somebody took image volumes out of its list, none that has them.
+    """
     review = crd("security.openshift.io", "PodSecurityPolicyReview", "podsecuritypolicyreviews")
     rule = {
         "apiGroups": ["security.openshift.io"],
@@ -301,7 +305,10 @@ def _openshift(cluster: Cluster) -> Iterator[None]:
         "resources": ["podsecuritypolicyreviews"],
     }
     answer = (
-        '[JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
+        "(has(object.spec.template.spec.securityContext.runAsUser) || object.spec.template.spec.containers.exists(c, "
+        'has(c.securityContext.runAsUser)) || object.spec.template.spec.volumes.exists(v, has(v.image))) '
+        '? [JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": []}}] '
+        ': [JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
         'dyn(object.spec.serviceAccountNames[0]), "allowedBy": dyn({"kind": "SecurityContextConstraints", '
         '"name": "restricted-v2"})}]}}]'
     )
@@ -351,3 +358,11 @@ def test_on_openshift_the_plan_names_the_scc_and_the_missing_annotation(
     reviews = [event for event in cluster.audit(mark) if event["resource"] == "podsecuritypolicyreviews"]
     assert reviews
     assert all("dryRun=All" in event["uri"] for event in reviews)
+    groups = [{"name": "gpu", "images": IMAGES, "strategy": "image_volume"}]
+    options = {"images": IMAGES, "groups": groups, "preflight": "report", "check": True, **access}
+    both = module("install", **options)["plan"]
+    assert both["verdict"] == "Blocked"
+    assert [message for message, level in levels(both, "scc").items() if level == "error"] == [
+        "no SecurityContextConstraints admit the pods of kubernetes-image-puller-gpu (none fits them). "
+        "Remedy: grant their ServiceAccount the use of restricted-v2"
+    ]

@@ -362,13 +362,21 @@ def test_no_auth_file_breaks_us(text: str) -> None:
 
 
 def test_on_openshift_the_scc_is_named_or_refused() -> None:
-    assert made(survey(admission=Admission(scc="restricted-v2")))["scc"] == "restricted-v2"
-    refused = made(survey(admission=Admission(refused=True, reason="none fits them")))
-    assert told(refused, "scc")[0][0] == "error"
-    unknown = made(survey(admission=Admission(reason="it may not be asked")))
+    fine = Admission("a", scc="restricted-v2")
+    assert made(survey(admissions=[fine, Admission("b", scc="restricted-v2")]))["scc"] == "restricted-v2"
+    assert made(survey(admissions=[fine, Admission("b", scc="gpu")]))["scc"] == "restricted-v2, gpu"
+    refused = made(survey(admissions=[fine, Admission("b", refused=True, reason="none fits them")]))
+    assert refused["verdict"] == "Blocked"
+    assert told(refused, "scc")[0] == (
+        "error",
+        "no SecurityContextConstraints admit the pods of b (none fits them). Remedy: grant their ServiceAccount the "
+        "use of restricted-v2",
+    )
+    silent = [Admission(name, reason="it may not be asked") for name in ("a", "b")]
+    unknown = made(survey(admissions=silent))
     assert told(unknown, "scc")[0] == (
         "note",
-        "which SecurityContextConstraints admit the pods is unknown: it may not be asked",
+        "which SecurityContextConstraints admit the pods of a, b is unknown: it may not be asked",
     )
     assert len(told(unknown, "scc")) == 2  # And the annotation of the namespace.
 
