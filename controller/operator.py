@@ -23,9 +23,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
     Change,
     Cluster,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.deployment import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import adopt_selector
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     KEPT,
     MANAGED_BY,

@@ -36,6 +36,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import CACHE, RENEW, Lock, drift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
     show_bytes,
@@ -139,16 +140,24 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Node:
-    """A node that some set chooses: what the sets need there, and what it has to give (None: unknown)."""
+    """A node that some set chooses: what the sets need there, and what it has to give (None: unknown).
+
+    ``compressed``: bytes of the layers that are not there yet.
+    """
 
     name: str
     platform: str
     sets: tuple[_Set, ...]
     need: Cost
     free: Mapping[str, Decimal | None]
-    disk_need: int | None
+    compressed: int | None
     disk_free: int | None
     labels: Mapping[str, str]
+
+    @property
+    def disk_need(self) -> int | None:
+        """Bytes that the images take here, as an estimate."""
+        return None if self.compressed is None else on_disk(self.compressed)
 
     def short(self) -> dict[str, Decimal]:
         """Resource -> how much of it is missing."""
@@ -170,12 +179,14 @@ def plan(
     images: Mapping[str, str] | None = None,
     lock: Lock | None = None,
     problems: Sequence[Problem] = (),
+    policy: Policy = EVERYTHING,
 ) -> dict[str, Any]:
     """What the sets cost, and what stands against them; the shape is the same whatever is known.
 
     :param others: specs of further pods that the installation makes, as the controller's.
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
     :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
+    :param policy: what will be waited for.
     """
     made = [_Set(s, _as_admitted(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
     others = [_as_admitted(spec, survey) for spec in others]
@@ -187,6 +198,7 @@ def plan(
     rows = [*_image_rows(made, survey), *_further_rows(images or {}, survey)]
     findings = [
         *_about_nodes(survey, nodes, skipped),
+        *_about_wait(policy, made, nodes),
         *_about_room(nodes),
         *(_about_quota(quota, made, counts) for quota in quotas if quota.missing),
         *_about_limits(made, others, survey),
@@ -255,7 +267,7 @@ def _node(
     present = frozenset(_present(sets, status))
     key = (platform, present, *map(id, sets))
     if key not in disks:
-        disks[key] = _disk_need(sets, platform, present, survey)
+        disks[key] = _to_pull(sets, platform, present, survey)
     allocatable = status.get("allocatable") or {}
     taken = None if survey.taken is None else survey.taken.get(name, Cost())
     free: dict[str, Decimal | None] = {}
@@ -284,8 +296,8 @@ def _references(sets: Iterable[_Set]) -> list[str]:
     return list(dict.fromkeys([*cached, *(one.settings.helper_image for one in sets)]))
 
 
-def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
-    """Bytes that a node of this platform needs for what is not there yet, each layer counted once; None: unknown."""
+def _to_pull(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
+    """Bytes, compressed, of what is not on a node of this platform yet, each layer counted once; None: unknown."""
     missing: dict[str, int] = {}
     there: set[str] = set()
     present = set(present)
@@ -298,7 +310,7 @@ def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], surv
             missing |= {} if image in present else layers
         elif image not in present | helpers:  # A helper is too small to matter.
             return None
-    return on_disk(sum(size for digest, size in missing.items() if digest not in there))
+    return sum(size for digest, size in missing.items() if digest not in there)
 
 
 def on_disk(compressed: int) -> int:
@@ -333,8 +345,20 @@ def _about_nodes(survey: Survey, nodes: Sequence[_Node], skipped: Mapping[str, s
         yield _Finding(
             "note",
             "nodes",
-            f"{_count(len(names), 'node')} skipped for a taint ({_some(names)}); the toleration would be {toleration}",
+            f"{_count(len(names), 'node')} skipped for a taint ({some(names)}); the toleration would be {toleration}",
         )
+
+
+def _about_wait(policy: Policy, sets: Sequence[_Set], nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    for one in sets:
+        names = [node.name for node in nodes if one in node.sets]
+        if names and (why := policy.short(sum(not policy.excuses(name) for name in names), len(names))):
+            yield _Finding(
+                "warning",
+                "nodes",
+                f"{one.settings.daemonset_name}: {why}. Remedy: ask for fewer, or for a share such as 95%, unless more "
+                "nodes join in time",
+            )
 
 
 def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
@@ -354,7 +378,7 @@ def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
         yield _Finding(
             level,
             resource,
-            f"{_share(len(short), len(nodes))} too little {what} ({_some(short)}): {worst} lacks {amount}. "
+            f"{_share(len(short), len(nodes))} too little {what} ({some(short)}): {worst} lacks {amount}. "
             f"Remedy: {remedy}",
         )
 
@@ -411,16 +435,25 @@ def _costs(sets: Sequence[_Set], nodes: Sequence[_Node], known: bool) -> dict[st
     most = max((node.need for node in nodes), key=lambda cost: cost.memory_requests, default=Cost())
     one = most if nodes else sum((one.cost for one in sets), Cost())
     total = sum((node.need for node in nodes), Cost())
-    disks = [node.disk_need for node in nodes]
-    complete = bool(disks) and None not in disks
+    layers = [node.compressed for node in nodes if node.compressed is not None]
+    complete = bool(layers) and len(layers) == len(nodes)
     return {
-        "node": {**one.as_dict(), "disk": max((d for d in disks if d is not None), default=0) if complete else None},
+        "node": {**one.as_dict(), **_disk([max(layers)] if complete else None)},
         "total": {
             **(total.as_dict() if known else dict.fromkeys(total.as_dict())),
-            "disk": sum(d for d in disks if d is not None) if complete else None,
+            **_disk(layers if complete else None),
         },
+        "unpack_factor": float(UNPACK_FACTOR),
         "least_free": {resource: _least(nodes, resource) for resource in (*_ROOM, "disk")},
     }
+
+
+def _disk(nodes: Sequence[int] | None) -> dict[str, int | None]:
+    """Bytes on nodes with so many of compressed layers: of these, unpacked (an estimate), and both."""
+    if nodes is None:
+        return dict.fromkeys(("compressed", "unpacked", "disk"))
+    compressed, both = sum(nodes), sum(map(on_disk, nodes))
+    return {"compressed": compressed, "unpacked": both - compressed, "disk": both}
 
 
 def _least(nodes: Sequence[_Node], resource: str) -> dict[str, Any] | None:
@@ -509,7 +542,7 @@ def _about_admission(survey: Survey) -> Iterator[_Finding]:
         if not admission.scc:
             by_answer.setdefault((admission.refused, admission.reason), []).append(admission.daemonset)
     for (refused, reason), names in by_answer.items():
-        whose = f"the pods of {_some(names)}"
+        whose = f"the pods of {some(names)}"
         if refused:
             yield _Finding(
                 "error",
@@ -574,7 +607,7 @@ def _about_runtime(survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]
             "warning",
             "classes",
             f"the RuntimeClass {name} is for nodes with {selector} only, and {_count(len(names), 'node')} "
-            f"({_some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
+            f"({some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
             "Remedy: set node_selector to it, too",
         )
 
@@ -657,17 +690,17 @@ def _about_images(rows: Sequence[Mapping[str, Any]]) -> Iterator[_Finding]:
             ),
             "unknown": ("note", "This may be otherwise on the nodes"),
         }[state]
-        yield _Finding(level, "images", f"{_some(names)}: {message}. {tail}")
+        yield _Finding(level, "images", f"{some(names)}: {message}. {tail}")
     moving = [row["name"] for row in rows if row["moving"]]
     if moving:
         yield _Finding(
             "note",
             "images",
-            f"{_some(moving)}: what the tag latest (or none) stands for changes, and nodes then hold different images. "
+            f"{some(moving)}: what the tag latest (or none) stands for changes, and nodes then hold different images. "
             "Remedy: name a version, where the consumers do, too",
         )
     for digest, names in _same(rows).items():
-        yield _Finding("note", "images", f"{_some(names)} are one and the same image ({digest[:19]}...)")
+        yield _Finding("note", "images", f"{some(names)} are one and the same image ({digest[:19]}...)")
 
 
 def _same(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -692,7 +725,7 @@ def _about_platforms(rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node], 
                 "error" if len(without) == len(holders) else "warning",
                 "platforms",
                 f"{_named(row)} does not exist for {', '.join(missing)}, which {_share(len(without), len(holders))} "
-                f"({_some(without)}). Remedy: name an image that does, or leave these nodes out with node_selector",
+                f"({some(without)}). Remedy: name an image that does, or leave these nodes out with node_selector",
             )
 
 
@@ -709,7 +742,7 @@ def _about_secrets(survey: Survey, rows: Sequence[Mapping[str, Any]]) -> Iterato
                 "image_pull_secrets",
             )
         elif secret.keyring.entries and not any(secret.keyring.logins(parse_reference(r["image"])) for r in cached):
-            hosts = _some(secret.keyring.registries)
+            hosts = some(secret.keyring.registries)
             yield _Finding(
                 "warning",
                 "pull_secrets",
@@ -722,7 +755,7 @@ def _about_secrets(survey: Survey, rows: Sequence[Mapping[str, Any]]) -> Iterato
         yield _Finding(
             "warning",
             "pull_secrets",
-            f"{_some(bare)}: private, and no pull secret of the set fits. Remedy: name one with image_pull_secrets, "
+            f"{some(bare)}: private, and no pull secret of the set fits. Remedy: name one with image_pull_secrets, "
             "unless the nodes can log in",
         )
 
@@ -734,7 +767,7 @@ def _about_consumers(rows: Sequence[Mapping[str, Any]], survey: Survey) -> Itera
         yield _Finding(
             "note",
             "consumers",
-            f"{_some(private)} {'is' if len(private) == 1 else 'are'} private: since Kubernetes 1.35 a kubelet lets a "
+            f"{some(private)} {'is' if len(private) == 1 else 'are'} private: since Kubernetes 1.35 a kubelet lets a "
             "pod use a private image that is on the node only if that pod has a login for it, too "
             "(KubeletEnsureSecretPulledImages). Remedy: put the pull secret into the consumers' namespaces and name it "
             "in their pods or ServiceAccounts, or give the nodes a login of their own",
@@ -773,7 +806,8 @@ def _named(row: Mapping[str, Any]) -> str:
     return f"{row['name']} ({row['image']})"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
     names = list(names)
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
