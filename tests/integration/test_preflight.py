@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,8 +37,8 @@ OBJECTS = {
     "count/roles.rbac.authorization.k8s.io": "9",
     "count/serviceaccounts": "9",
 }
-# Which an operator makes, and nobody else.
-OPERATED = {"count/kubernetesimagepullers.che.eclipse.org": "9", "count/leases.coordination.k8s.io": "9"}
+# Which an operator makes, and nobody else. (A quota on its resource refuses all until it has learned of the definition.)
+OPERATED = {"count/leases.coordination.k8s.io": "9"}
 BIG = {
     "pods": "100",
     "requests.cpu": "50",
@@ -342,22 +344,76 @@ def test_a_pull_secret_that_is_missing_or_fits_nothing_is_named(
     }
 
 
-@pytest.mark.usefixtures("private")
-def test_secrets_are_never_shown(
-    cluster: Cluster, namespace: str, playbook: Playbook, core: str, tmp_path: pathlib.Path, access: Any
-) -> None:
+OTHER = "hunter2-of-the-auth-file"
+
+
+@pytest.fixture(name="logins")
+def _logins(cluster: Cluster, namespace: str, private: None, tmp_path: pathlib.Path, access: Any) -> dict[str, Any]:
+    """Options with a pull secret and an auth file."""
     cluster.kubectl("create", "namespace", namespace)
     make_secret(cluster, namespace)
     auth_file = tmp_path / "auth.json"
-    other = "hunter2-of-the-auth-file"
-    auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": other}}}))
-    options = {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
-    told = playbook("plan", "-vvvv", core=core, images={"java11": PRIVATE}, **options).stdout
+    auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": OTHER}}}))
+    return {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
+
+
+def secrets_in(text: str) -> list[str]:
+    """Which of the passwords a text shows, plain or as registries and Secrets have them."""
+    secrets = [PASSWORD, OTHER, f"{USER}:{PASSWORD}", f"{USER}:{OTHER}"]
+    secrets += [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
+    return [secret for secret in secrets if secret in text]
+
+
+@contextlib.contextmanager
+def process_lists() -> Iterator[set[str]]:
+    """What everybody on this machine can see of the processes' arguments meanwhile."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.005):
+            for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):  # It has ended.
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_secrets_are_never_shown(playbook: Playbook, core: str, logins: dict[str, Any]) -> None:
+    told = playbook("plan", "-vvvv", core=core, images={"java11": PRIVATE}, **logins).stdout
     assert f"[core {core}" in told
     assert "pull secret team" in told
-    secrets = [PASSWORD, other, f"{USER}:{PASSWORD}", f"{USER}:{other}"]
-    secrets += [base64.b64encode(text.encode()).decode().rstrip("=") for text in secrets]
-    assert [text for text in secrets if text in told] == []
+    assert secrets_in(told) == []
+
+
+def test_an_installation_shows_no_secret_in_its_output_its_processes_or_the_controllers_log(
+    cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, logins: dict[str, Any]
+) -> None:
+    """With a controller that reads the pull secret itself, and asks the registry with it."""
+    with process_lists() as seen:
+        planned = playbook("plan", "-vvvv", images={"java11": PRIVATE}, **logins).stdout
+        installed = playbook("install", "-vvvv", images={"java11": PRIVATE}, **logins).stdout
+    assert any("AnsiballZ_image_puller_install" in arguments for arguments in seen), "nobody looked"
+    assert secrets_in("\n".join(seen)) == []
+    assert "1 of 1 image cached on both nodes" in installed
+    assert secrets_in(planned + installed) == []
+
+    def asked() -> bool:
+        requests = cluster.registry_requests()
+        return any(request["method"] == "HEAD" and "preflight-private" in request["path"] for request in requests)
+
+    eventually(asked, 60)
+    log = cluster.kubectl("logs", "-n", namespace, "deployment/kubernetes-image-puller", "--tail=-1")
+    assert "kubernetes-image-puller" in log
+    assert secrets_in(log) == []
+    kept = json.dumps([kubectl.list(kind) for kind in ("event", "daemonset", "configmap", "deployment", "pod")])
+    assert secrets_in(kept) == []
 
 
 @pytest.mark.usefixtures("private")
