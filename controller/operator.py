@@ -23,11 +23,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
     Change,
     Cluster,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.deployment import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import secrets_of, sets_of, settings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import read_published
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation, adopt_selector
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     IMAGE_SET,
     KEPT,

@@ -88,22 +88,26 @@ def _quantity(owner: Mapping[str, Any], kind: str, resource: str) -> Decimal | N
 
 # --- the namespace ---------------------------------------------------------------------------------------------------
 
-#: The resources of a ResourceQuota that pods count for -> the field of Cost.
-QUOTA_FIELDS = {
-    "pods": "pods",
-    "count/pods": "pods",
-    "cpu": "cpu_requests",
-    "requests.cpu": "cpu_requests",
-    "limits.cpu": "cpu_limits",
-    "memory": "memory_requests",
-    "requests.memory": "memory_requests",
-    "limits.memory": "memory_limits",
-}
+PODS = "pods"
+
+
+def counted_of_pods(resource: str) -> tuple[str, str] | None:
+    """(requests or limits, resource) that a ResourceQuota's resource counts of pods, ("", PODS) for their number."""
+    if resource in (PODS, f"count/{PODS}"):
+        return "", PODS
+    kind, dot, rest = resource.partition(".")
+    if dot and kind in ("requests", "limits"):
+        return kind, rest
+    return ("requests", resource) if resource in ("cpu", "memory", "ephemeral-storage") else None
+
+
+def _counts(pod: Mapping[str, Any], kind: str, resource: str) -> Decimal:
+    return Decimal(1) if resource == PODS else _amount(pod, kind, resource)
 
 
 @dataclass(frozen=True)
 class Quota:
-    """One resource of one ResourceQuota: what may be used, what is used by others, and what the pods need of it."""
+    """One resource of one ResourceQuota: what may be used, what is used by others, and what an installation needs."""
 
     name: str
     resource: str
@@ -115,10 +119,14 @@ class Quota:
     def missing(self) -> Decimal:
         return max(ZERO, self.used + self.needed - self.hard)
 
+    @property
+    def unit(self) -> str:
+        """What it is a quota of, as :func:`show` takes it."""
+        return (counted_of_pods(self.resource) or ("", PODS))[1]
+
     def as_dict(self) -> dict[str, Any]:
         """The same as canonical quantities."""
-        kind = QUOTA_FIELDS[self.resource].partition("_")[0]
-        amounts = {name: show(getattr(self, name), kind) for name in ("hard", "used", "needed", "missing")}
+        amounts = {name: show(getattr(self, name), self.unit) for name in ("hard", "used", "needed", "missing")}
         return {"name": self.name, "resource": self.resource, **amounts}
 
 
@@ -126,23 +134,29 @@ def quotas_for(
     quotas: Iterable[Mapping[str, Any]],
     wanted: Iterable[tuple[Mapping[str, Any], int]],
     present: Iterable[Mapping[str, Any]],
+    objects: Mapping[str, tuple[int, int]] | None = None,
 ) -> list[Quota]:
-    """What the quotas of a namespace have for pods.
+    """What the quotas of a namespace have for an installation.
 
-    :param wanted: (pod spec, number of pods with it) as they are to be.
+    :param wanted: (pod spec as admission makes it, number of pods with it) as they are to be.
     :param present: the specs of those pods that are there now, which the quotas count among what is used.
+    :param objects: resource of a quota -> how many other objects of that kind are to be, and are there now.
     """
     wanted, present = list(wanted), list(present)
     found = []
     for quota in quotas:
         status, spec = quota.get("status") or {}, quota.get("spec") or {}
-        needed = sum((_cost(pod) * count for pod, count in wanted if _in_scope(spec, pod)), Cost())
-        held = cost_of(pod for pod in present if _in_scope(spec, pod))
+        counted = [(pod, count) for pod, count in wanted if _in_scope(spec, pod)]
+        there = [pod for pod in present if _in_scope(spec, pod)]
         for resource, hard in (status.get("hard") or spec.get("hard") or {}).items():
-            field = QUOTA_FIELDS.get(resource)
-            if field and getattr(needed, field):
-                used = parse_quantity(str((status.get("used") or {}).get(resource, 0))) - getattr(held, field)
-                amounts = (parse_quantity(str(hard)), max(ZERO, used), Decimal(getattr(needed, field)))
+            if of_pods := counted_of_pods(resource):
+                needed = sum((_counts(pod, *of_pods) * count for pod, count in counted), ZERO)
+                held = sum((_counts(pod, *of_pods) for pod in there), ZERO)
+            else:
+                needed, held = map(Decimal, (objects or {}).get(resource, (0, 0)))
+            if needed:
+                used = parse_quantity(str((status.get("used") or {}).get(resource, 0))) - held
+                amounts = (parse_quantity(str(hard)), max(ZERO, used), needed)
                 found.append(Quota(quota["metadata"]["name"], resource, *amounts))
     return found
 
@@ -164,6 +178,8 @@ def _scope_fits(expression: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
             "Exists": bool(name),
             "DoesNotExist": not name,
         }.get(str(operator), False)
+    if scope == "CrossNamespacePodAffinity":
+        return _looks_beyond(pod.get("affinity") or {})
     best_effort = not any(getattr(_cost(pod), name) for name in AMOUNTS)
     return {
         "Terminating": pod.get("activeDeadlineSeconds") is not None,
@@ -173,9 +189,44 @@ def _scope_fits(expression: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
     }.get(str(scope), False)
 
 
+def _looks_beyond(affinity: Mapping[str, Any]) -> bool:
+    """Whether a term of a pod's affinity to pods names other namespaces."""
+    terms: list[Mapping[str, Any]] = []
+    for name in ("podAffinity", "podAntiAffinity"):
+        rules = affinity.get(name) or {}
+        terms += rules.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+        preferred = rules.get("preferredDuringSchedulingIgnoredDuringExecution") or ()
+        terms += [term.get("podAffinityTerm") or {} for term in preferred]
+    return any(term.get("namespaces") or term.get("namespaceSelector") is not None for term in terms)
+
+
+def with_defaults(spec: Mapping[str, Any], ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """A pod with what the LimitRanges of its namespace give to containers that say nothing of a resource.
+
+    The API server makes such defaults of a bound, too: who writes a ``max`` alone has given every container that much.
+    """
+    items = [item for each in ranges for item in (each.get("spec") or {}).get("limits") or ()]
+    defaults = [item for item in items if item.get("type") == "Container"]
+
+    def filled(container: Mapping[str, Any]) -> dict[str, Any]:
+        own = container.get("resources") or {}
+        limits = {**(own.get("limits") or {})}
+        requests = {**limits, **(own.get("requests") or {})}
+        for item in defaults:
+            requests = {**(item.get("defaultRequest") or {}), **requests}
+            limits = {**(item.get("default") or {}), **limits}
+        return {**container, "resources": {**own, "requests": requests, "limits": limits}}
+
+    names = [name for name in ("initContainers", "containers") if spec.get(name)]
+    return {**spec, **{name: [filled(container) for container in spec[name]] for name in names if defaults}}
+
+
 @dataclass(frozen=True)
 class Breach:
-    """What a LimitRange refuses: the bound (min, max, maxLimitRequestRatio), of a Container or of the Pod."""
+    """What a LimitRange refuses: the bound (min, max, maxLimitRequestRatio), of a Container or of the Pod.
+
+    ``asked``: what the pod has instead; empty where it says nothing of the resource, which is refused as well.
+    """
 
     name: str
     kind: str
@@ -186,7 +237,7 @@ class Breach:
 
 
 def limit_breaches(ranges: Iterable[Mapping[str, Any]], spec: Mapping[str, Any]) -> list[Breach]:
-    """What the LimitRanges of a namespace refuse about a pod, each once."""
+    """What the LimitRanges of a namespace refuse about a pod (with their defaults), each once."""
     found = []
     containers = [*(spec.get("initContainers") or ()), *spec["containers"]]
     for limit_range in ranges:
@@ -198,24 +249,30 @@ def limit_breaches(ranges: Iterable[Mapping[str, Any]], spec: Mapping[str, Any])
 
 
 def _as_one(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The pod as if it were a container: of each resource that it says anything of what it counts for."""
+    owners = [spec, *(spec.get("initContainers") or ()), *spec["containers"]]
     return {
         "resources": {
-            kind: {resource: str(_amount(spec, kind, resource)) for resource in ("cpu", "memory")}
+            kind: {
+                resource: str(_amount(spec, kind, resource))
+                for owner in owners
+                for resource in (owner.get("resources") or {}).get(kind) or ()
+            }
             for kind in ("requests", "limits")
         }
     }
 
 
 def _breaches(limit_range: Mapping[str, Any], item: Mapping[str, Any], owner: Mapping[str, Any]) -> Iterable[Breach]:
-    for resource in ("cpu", "memory"):
-        request = _quantity(owner, "requests", resource) or ZERO
-        limit = _quantity(owner, "limits", resource) or ZERO
-        for bound in ("min", "max", "maxLimitRequestRatio"):
-            text = (item.get(bound) or {}).get(resource)
-            if text is None:
-                continue
+    for bound in ("min", "max", "maxLimitRequestRatio"):
+        for resource, text in (item.get(bound) or {}).items():
+            request, limit = (_quantity(owner, kind, resource) for kind in ("requests", "limits"))
             allowed = parse_quantity(str(text))
-            asked = {"min": request, "max": limit}.get(bound, limit / request if request else ZERO)
-            if asked < allowed if bound == "min" else asked > allowed:
-                shown = f"{asked:.3g}" if bound == "maxLimitRequestRatio" else show(asked, resource)
+            if bound == "maxLimitRequestRatio":
+                asked = limit / request if limit and request else None
+            else:
+                asked = request if bound == "min" else limit
+            if asked is None or (asked < allowed if bound == "min" else asked > allowed):
+                ratio = bound == "maxLimitRequestRatio"
+                shown = "" if asked is None else f"{asked:.3g}" if ratio else show(asked, resource)
                 yield Breach(limit_range["metadata"]["name"], item["type"], bound, resource, str(text), shown)

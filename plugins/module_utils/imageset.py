@@ -197,6 +197,25 @@ def choice_for(
     return choose(settings, live, nodes, lambda: ask_admission(cluster, settings, openshift=openshift))
 
 
+def with_strategy(
+    cluster: Cluster, settings: Settings, *, openshift: bool, read_nodes: bool = True
+) -> tuple[Settings, Choice]:
+    """The settings with the strategy that the set will take, and why; nothing is changed.
+
+    RuntimeError is for the caller, where ``refused`` says that what is asked for can't be.
+    """
+    if settings.strategy == SLEEP:
+        return settings, Choice(SLEEP, "it is asked for")
+    try:
+        live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        live = None  # Who may not look at it can't keep it either: this is for who only wants to know.
+    choice = choice_for(cluster, settings, live, openshift=openshift, read_nodes=read_nodes)
+    return (settings if choice.refused else choice.applied(settings)), choice
+
+
 def matching(settings: Settings, nodes: Iterable[Mapping[str, Any]] | None) -> list[Mapping[str, Any]] | None:
     """Those of the nodes on which the set's pods are to be; None where they are unknown."""
     if nodes is None:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, operated, takeover
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops, olm, operated, operator, takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
     METADATA_LIST,
@@ -21,9 +22,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
     grant,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
+from ansible_collections.kubecache.image_puller.plugins.module_utils.deployment import (
+    controller_trouble,
+    is_available,
+    look_at_controller,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.drift import differences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, Wanted, secrets_of, settings_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, REMEDIES, pull_failure
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     belongs_to,
@@ -43,7 +48,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     MANAGER,
     describe,
     is_ours,
-    label_selector,
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
@@ -264,6 +268,21 @@ def rendered(installation: Installation, plan: Plan, choices: Choices) -> list[d
     return made
 
 
+def brought(installation: Installation, plan: Plan, choices: Choices) -> list[dict[str, Any]]:
+    """All objects that there will be in the namespace, but for the DaemonSets: those that an operator makes, too.
+
+    Of the Deployments the controller's comes first.
+    """
+    common, made = plan.required(), rendered(installation, plan, choices)
+    if METHODS[choices.install_method].operated:
+        account = objects.cache_service_account(common)
+        made = [account, objects.config_map(installation, common), *objects.controller(installation, common), *made]
+        made.append({"kind": "Lease", "metadata": {"name": operator.NAME, "namespace": common.namespace}})
+    if choices.install_method == OLM:
+        made += [operator.service_account(common.namespace), olm.deployment(common.namespace)]
+    return [obj for obj in made if obj["metadata"].get("namespace") and obj["kind"] != "DaemonSet"]
+
+
 def _with_secrets(
     installation: Installation, plan: Plan, live: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Installation:
@@ -333,57 +352,9 @@ def uninstall(
 
 def wait_for_controller(cluster: Cluster, installation: Installation, namespace: str, timeout: float) -> None:
     """Wait until the Deployment's new pod is available; RuntimeError says why it is not."""
-    name = f"Deployment {namespace}/{installation.deployment_name}"
-
-    def look() -> tuple[bool, str, bool]:
-        deployment = cluster.get("Deployment", installation.deployment_name, namespace)
-        if deployment is None:
-            raise RuntimeError(f"{name} has gone")
-        if is_available(deployment):
-            return True, "", False
-        trouble, final = controller_trouble(cluster, deployment)
-        return False, trouble or "its pod is still starting", final
-
-    wait_until(look, timeout, f"{name} is not available")
-
-
-def is_available(deployment: dict[str, Any]) -> bool:
-    """Whether the pods of the Deployment as it is now are there, and no others."""
-    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-    observed = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    there = all(status.get(key, 0) >= wanted for key in ("updatedReplicas", "availableReplicas"))
-    return bool(observed and there and status.get("replicas", 0) == wanted)
-
-
-def controller_trouble(cluster: Cluster, deployment: dict[str, Any]) -> tuple[str, bool]:
-    """What keeps the controller from running, and whether waiting can't help."""
-    pods, _version = cluster.list("Pod", deployment["metadata"]["namespace"], labels=label_selector(deployment))
-    for condition in (deployment.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return f"its pod can't be created: {condition.get('message')}", False
-    wanted = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
-    for pod in pods:
-        if pod["spec"]["containers"][0]["image"] != wanted or pod["metadata"].get("deletionTimestamp"):
-            continue
-        for status in (pod.get("status") or {}).get("containerStatuses") or ():
-            failure = pull_failure(status)
-            if failure:
-                class_, message = failure
-                remedy = (
-                    "Build and push the controller's image as the README says (make image), or name one that the "
-                    f"nodes can pull with image; {REMEDIES[class_]}"
-                )
-                return f"its image {wanted} can't be pulled ({class_}). The kubelet says: {message}. {remedy}", (
-                    class_ in PERMANENT
-                )
-            waiting = (status.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") == "CrashLoopBackOff":
-                log = f"kubectl logs -n {pod['metadata']['namespace']} {pod['metadata']['name']} --previous"
-                return f"its container ends again and again. Look at: {log}", False
-        for condition in (pod.get("status") or {}).get("conditions") or ():
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return f"its pod can't be scheduled: {condition.get('message')}", False
-    return "", False
+    name = installation.deployment_name
+    look = partial(look_at_controller, cluster, name, namespace)
+    wait_until(look, timeout, f"Deployment {namespace}/{name} is not available")
 
 
 # --- install ---------------------------------------------------------------------------------------------------------

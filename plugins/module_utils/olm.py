@@ -59,9 +59,14 @@ _ICON = """\
 <path d="m12 32 20 10 20-10"/><path d="m12 42 20 10 20-10"/></g></svg>"""
 
 
+def deployment(namespace: str | None = None) -> dict[str, Any]:
+    """The operator as OLM runs it. It names no user: the image has one."""
+    return operator.deployment(namespace, watched=_TARGETS, openshift=True)
+
+
 def csv() -> dict[str, Any]:
     """The ClusterServiceVersion. Its rights are those of ``operator.rules``: OLM grants them where the group says."""
-    deployment = operator.deployment(watched=_TARGETS, openshift=True)  # It names no user: the image has one.
+    made = deployment()
     spec: dict[str, Any] = {
         "displayName": "Image Puller",
         "version": VERSION,
@@ -79,7 +84,7 @@ def csv() -> dict[str, Any]:
             "spec": {
                 "permissions": [{"serviceAccountName": NAME, "rules": operator.rules()}],
                 "deployments": [
-                    {"name": NAME, "label": deployment["metadata"]["labels"], "spec": deployment["spec"]},
+                    {"name": NAME, "label": made["metadata"]["labels"], "spec": made["spec"]},
                 ],
             },
         },

@@ -86,10 +86,28 @@ class Policy:
                 [_problem("images", name, what, f"write {_nearest(name, known)}") for name in unknown]
             )
 
-    def _nodes(self, report: Report) -> set[str]:
-        return {node for node in report.nodes if node not in report.excused and not self._excuses(node)}
+    def short(self, counted: int, matching: int) -> str:
+        """Where so many nodes are asked for as there are not; empty where there are.
 
-    def _excuses(self, node: str) -> bool:
+        More may join, as autoscaled pools grow, so that this ends no wait before its time.
+
+        :param counted: nodes that match and are not excused; :param matching: those that match.
+        """
+        if not self.nodes.endswith("%") and int(self.nodes) > counted:
+            return f"wait_for asks for {_count(int(self.nodes))}, and there {_are(counted)}"
+        if max(1, matching) < self.min_nodes:
+            return f"min_nodes asks for {_count(self.min_nodes)}, and there {_are(matching)}"
+        return ""
+
+    def short_of(self, report: Report) -> str:
+        """The same of what a report tells."""
+        return self.short(len(self._nodes(report)) + _missing(report), report.expected)
+
+    def _nodes(self, report: Report) -> set[str]:
+        return {node for node in report.nodes if node not in report.excused and not self.excuses(node)}
+
+    def excuses(self, node: str) -> bool:
+        """Whether the images may be missing on a node."""
         return any(fnmatch.fnmatchcase(node, pattern) for pattern in self.excused_nodes)
 
     def _rows(self, report: Report) -> list[Row]:
@@ -106,6 +124,14 @@ class Policy:
 
 
 EVERYTHING = Policy()
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes} node{'' if nodes == 1 else 's'}"
+
+
+def _are(nodes: int) -> str:
+    return "is 1" if nodes == 1 else f"are {nodes}"
 
 
 def _missing(report: Report) -> int:

@@ -19,22 +19,24 @@ from decimal import Decimal
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import (
-    QUOTA_FIELDS,
     ZERO,
     Breach,
     Cost,
     Quota,
     cost_of,
     cost_per_node,
+    counted_of_pods,
     limit_breaches,
     quotas_for,
     show,
+    with_defaults,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import CACHE, RENEW, Lock, drift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
     show_bytes,
@@ -64,6 +66,8 @@ MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
 _NAMED = 3
 _LEVELS = ("error", "warning", "note")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
+_CACHE = "the cache"
+_OPTIONS = ("cpu", "memory")  # What options say for the pods.
 _ROOM = {"cpu": "cpu_requests", "memory": "memory_requests", "pods": "pods"}
 # Where the kubelet asks each pod for a login of its own, though the image is on the node.
 _LOGIN_FOR_EACH = (1, 35)
@@ -80,8 +84,9 @@ class PullSecret:
 
 @dataclass(frozen=True)
 class Admission:
-    """Which SCC OpenShift would admit the cache's pods with, asked as their ServiceAccount; "" and why not."""
+    """Which SCC OpenShift would admit a DaemonSet's pods with, asked as their ServiceAccount; "" and why not."""
 
+    daemonset: str
     scc: str = ""
     refused: bool = False
     reason: str = ""
@@ -93,20 +98,23 @@ class Survey:
 
     ``classes``: (kind, name) -> the class that pods are to have, None where there is none;
     ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
-    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``answers``: image ->
-    what its registry said; ``disk``: node -> (free, all) bytes of its image file system.
+    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``objects``: a
+    quota's resource -> how many objects the installation needs of it, and has already; ``answers``: image ->
+    what its registry said; ``disk``: node -> (free, all) bytes of its image file system; ``admissions``: None where the
+    cluster is no OpenShift.
     """
 
     namespace: Mapping[str, Any] | None = None
     nodes: Sequence[Mapping[str, Any]] | None = None
     taken: Mapping[str, Cost] | None = None
     own_pods: Sequence[Mapping[str, Any]] = ()
+    objects: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     quotas: Sequence[Mapping[str, Any]] = ()
     limit_ranges: Sequence[Mapping[str, Any]] = ()
     pull_secrets: Sequence[PullSecret] = ()
     answers: Mapping[str, Facts | RegistryError] = field(default_factory=dict)
     disk: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    admission: Admission | None = None
+    admissions: Sequence[Admission] | None = None
     classes: Mapping[tuple[str, str], Mapping[str, Any] | None] = field(default_factory=dict)
     unread: Sequence[str] = ()
 
@@ -132,16 +140,24 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Node:
-    """A node that some set chooses: what the sets need there, and what it has to give (None: unknown)."""
+    """A node that some set chooses: what the sets need there, and what it has to give (None: unknown).
+
+    ``compressed``: bytes of the layers that are not there yet.
+    """
 
     name: str
     platform: str
     sets: tuple[_Set, ...]
     need: Cost
     free: Mapping[str, Decimal | None]
-    disk_need: int | None
+    compressed: int | None
     disk_free: int | None
     labels: Mapping[str, str]
+
+    @property
+    def disk_need(self) -> int | None:
+        """Bytes that the images take here, as an estimate."""
+        return None if self.compressed is None else on_disk(self.compressed)
 
     def short(self) -> dict[str, Decimal]:
         """Resource -> how much of it is missing."""
@@ -163,24 +179,29 @@ def plan(
     images: Mapping[str, str] | None = None,
     lock: Lock | None = None,
     problems: Sequence[Problem] = (),
+    policy: Policy = EVERYTHING,
 ) -> dict[str, Any]:
     """What the sets cost, and what stands against them; the shape is the same whatever is known.
 
     :param others: specs of further pods that the installation makes, as the controller's.
     :param images: further images that it needs: what it is for (helper, controller) -> the reference.
     :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
+    :param policy: what will be waited for.
     """
-    made = [_Set(s, _with_overhead(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
+    made = [_Set(s, _as_admitted(d["spec"]["template"]["spec"], survey)) for s in sets for d in build_daemonsets(s)]
+    others = [_as_admitted(spec, survey) for spec in others]
     nodes, skipped = _nodes(made, survey)
     counts = [sum(one in node.sets for node in nodes) for one in made]
     wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
-    quotas = quotas_for(survey.quotas, wanted, survey.own_pods) if survey.nodes is not None else []
+    quotas = quotas_for(survey.quotas, wanted, survey.own_pods, survey.objects)
+    quotas = quotas if survey.nodes is not None else []
     rows = [*_image_rows(made, survey), *_further_rows(images or {}, survey)]
     findings = [
         *_about_nodes(survey, nodes, skipped),
+        *_about_wait(policy, made, nodes),
         *_about_room(nodes),
         *(_about_quota(quota, made, counts) for quota in quotas if quota.missing),
-        *_about_limits(made, survey),
+        *_about_limits(made, others, survey),
         *_about_images(rows),
         *_about_platforms(rows, nodes, survey),
         *_about_secrets(survey, rows),
@@ -209,7 +230,7 @@ def plan(
             for secret in survey.pull_secrets
         ],
         "pod_security": _labels(survey.namespace).get(_ENFORCE) or None,
-        "scc": (survey.admission.scc or None) if survey.admission else None,
+        "scc": ", ".join(dict.fromkeys(one.scc for one in survey.admissions or () if one.scc)) or None,
     }
 
 
@@ -246,7 +267,7 @@ def _node(
     present = frozenset(_present(sets, status))
     key = (platform, present, *map(id, sets))
     if key not in disks:
-        disks[key] = _disk_need(sets, platform, present, survey)
+        disks[key] = _to_pull(sets, platform, present, survey)
     allocatable = status.get("allocatable") or {}
     taken = None if survey.taken is None else survey.taken.get(name, Cost())
     free: dict[str, Decimal | None] = {}
@@ -275,8 +296,8 @@ def _references(sets: Iterable[_Set]) -> list[str]:
     return list(dict.fromkeys([*cached, *(one.settings.helper_image for one in sets)]))
 
 
-def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
-    """Bytes that a node of this platform needs for what is not there yet, each layer counted once; None: unknown."""
+def _to_pull(sets: Sequence[_Set], platform: str, present: Iterable[str], survey: Survey) -> int | None:
+    """Bytes, compressed, of what is not on a node of this platform yet, each layer counted once; None: unknown."""
     missing: dict[str, int] = {}
     there: set[str] = set()
     present = set(present)
@@ -289,7 +310,7 @@ def _disk_need(sets: Sequence[_Set], platform: str, present: Iterable[str], surv
             missing |= {} if image in present else layers
         elif image not in present | helpers:  # A helper is too small to matter.
             return None
-    return on_disk(sum(size for digest, size in missing.items() if digest not in there))
+    return sum(size for digest, size in missing.items() if digest not in there)
 
 
 def on_disk(compressed: int) -> int:
@@ -324,8 +345,20 @@ def _about_nodes(survey: Survey, nodes: Sequence[_Node], skipped: Mapping[str, s
         yield _Finding(
             "note",
             "nodes",
-            f"{_count(len(names), 'node')} skipped for a taint ({_some(names)}); the toleration would be {toleration}",
+            f"{_count(len(names), 'node')} skipped for a taint ({some(names)}); the toleration would be {toleration}",
         )
+
+
+def _about_wait(policy: Policy, sets: Sequence[_Set], nodes: Sequence[_Node]) -> Iterator[_Finding]:
+    for one in sets:
+        names = [node.name for node in nodes if one in node.sets]
+        if names and (why := policy.short(sum(not policy.excuses(name) for name in names), len(names))):
+            yield _Finding(
+                "warning",
+                "nodes",
+                f"{one.settings.daemonset_name}: {why}. Remedy: ask for fewer, or for a share such as 95%, unless more "
+                "nodes join in time",
+            )
 
 
 def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
@@ -345,7 +378,7 @@ def _about_room(nodes: Sequence[_Node]) -> Iterator[_Finding]:
         yield _Finding(
             level,
             resource,
-            f"{_share(len(short), len(nodes))} too little {what} ({_some(short)}): {worst} lacks {amount}. "
+            f"{_share(len(short), len(nodes))} too little {what} ({some(short)}): {worst} lacks {amount}. "
             f"Remedy: {remedy}",
         )
 
@@ -402,16 +435,25 @@ def _costs(sets: Sequence[_Set], nodes: Sequence[_Node], known: bool) -> dict[st
     most = max((node.need for node in nodes), key=lambda cost: cost.memory_requests, default=Cost())
     one = most if nodes else sum((one.cost for one in sets), Cost())
     total = sum((node.need for node in nodes), Cost())
-    disks = [node.disk_need for node in nodes]
-    complete = bool(disks) and None not in disks
+    layers = [node.compressed for node in nodes if node.compressed is not None]
+    complete = bool(layers) and len(layers) == len(nodes)
     return {
-        "node": {**one.as_dict(), "disk": max((d for d in disks if d is not None), default=0) if complete else None},
+        "node": {**one.as_dict(), **_disk([max(layers)] if complete else None)},
         "total": {
             **(total.as_dict() if known else dict.fromkeys(total.as_dict())),
-            "disk": sum(d for d in disks if d is not None) if complete else None,
+            **_disk(layers if complete else None),
         },
+        "unpack_factor": float(UNPACK_FACTOR),
         "least_free": {resource: _least(nodes, resource) for resource in (*_ROOM, "disk")},
     }
+
+
+def _disk(nodes: Sequence[int] | None) -> dict[str, int | None]:
+    """Bytes on nodes with so many of compressed layers: of these, unpacked (an estimate), and both."""
+    if nodes is None:
+        return dict.fromkeys(("compressed", "unpacked", "disk"))
+    compressed, both = sum(nodes), sum(map(on_disk, nodes))
+    return {"compressed": compressed, "unpacked": both - compressed, "disk": both}
 
 
 def _least(nodes: Sequence[_Node], resource: str) -> dict[str, Any] | None:
@@ -427,17 +469,21 @@ def _least(nodes: Sequence[_Node], resource: str) -> dict[str, Any] | None:
 
 
 def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _Finding:
-    kind, _underscore, side = QUOTA_FIELDS[quota.resource].partition("_")
+    side, kind = counted_of_pods(quota.resource) or ("", quota.unit)
     remedies = [f"raise its hard {quota.resource} to {show(quota.used + quota.needed, kind)}"]
     containers = sum(len(one.settings.images) * count for one, count in zip(sets, counts, strict=True))
     left = max(ZERO, quota.hard - quota.used)
     unit = Decimal(2**20) if kind == "memory" else Decimal("0.001")
-    cached = (getattr(one.cost, QUOTA_FIELDS[quota.resource]) * count for one, count in zip(sets, counts, strict=True))
-    room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
     fixed = any(one.settings.strategy == IMAGE_VOLUME and one.settings.pod_resources for one in sets)
-    if side and not fixed and containers and room > 0 and (each := (room / containers // unit) * unit):
-        remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
-    remedies.append("cache fewer images" if side and not fixed else "cache on fewer nodes")
+    if kind in _OPTIONS and side and not fixed and containers:
+        cached = (getattr(o.cost, f"{kind}_{side}") * count for o, count in zip(sets, counts, strict=True))
+        room = left - (quota.needed - sum(cached))  # What the other pods leave of it.
+        if room > 0 and (each := (room / containers // unit) * unit):
+            remedies.append(f"lower caching_{kind}_{side[:-1]} to {show(each, kind)}")
+    if side and kind not in _OPTIONS:
+        remedies.append(f"lower the default for {kind} that a LimitRange gives to containers")
+    if counted_of_pods(quota.resource):
+        remedies.append("cache fewer images" if side and not fixed else "cache on fewer nodes")
     return _Finding(
         "error",
         "quota",
@@ -447,39 +493,65 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
     )
 
 
-def _about_limits(sets: Sequence[_Set], survey: Survey) -> Iterator[_Finding]:
-    for breach in dict.fromkeys(b for one in sets for b in limit_breaches(survey.limit_ranges, one.spec)):
-        yield _Finding("error", "limit_range", _limit_sentence(breach))
+def _about_limits(sets: Sequence[_Set], others: Sequence[Mapping[str, Any]], survey: Survey) -> Iterator[_Finding]:
+    pods = [(_CACHE, one.spec) for one in sets] + [(_owner_of(spec), spec) for spec in others]
+    for who, breach in dict.fromkeys((w, b) for w, spec in pods for b in limit_breaches(survey.limit_ranges, spec)):
+        yield _Finding("error", "limit_range", _limit_sentence(who, breach))
 
 
-def _limit_sentence(breach: Breach) -> str:
-    who = "each container" if breach.kind == "Container" else "the pod"
-    request, limit = (f"caching_{breach.resource}_{side}" for side in ("request", "limit"))
-    said, remedy = {
-        "min": (f"must ask for {breach.allowed} {breach.resource} or more, and asks for", f"raise {request}"),
-        "max": (f"may have {breach.allowed} {breach.resource} at most, and its limit is", f"lower {limit}"),
+def _owner_of(pod: Mapping[str, Any]) -> str:
+    """Whose pod another one of the installation is."""
+    return "the operator" if pod["containers"][0].get("name") == "operator" else "the controller"
+
+
+def _limit_sentence(who: str, breach: Breach) -> str:
+    one = "each container" if breach.kind == "Container" else "the pod"
+    pods = "the pods" if who == _CACHE else f"{who}'s pod"
+    times = " times" if breach.bound == "maxLimitRequestRatio" and breach.asked else ""
+    said, asked = {
+        "min": (f"must ask for {breach.allowed} {breach.resource} or more", "asks for"),
+        "max": (f"may have {breach.allowed} {breach.resource} at most", "its limit is"),
         "maxLimitRequestRatio": (
-            f"may have a {breach.resource} limit of {breach.allowed} times its request at most, and has",
-            f"raise {request} or lower {limit}",
+            f"may have a {breach.resource} limit of {breach.allowed} times its request at most",
+            "has",
         ),
     }[breach.bound]
-    times = " times" if breach.bound == "maxLimitRequestRatio" else ""
-    return f"LimitRange {breach.name} refuses the pods: {who} {said} {breach.asked}{times}. Remedy: {remedy}"
+    tail = f"{asked} {breach.asked}{times}" if breach.asked else "says nothing of it"
+    return f"LimitRange {breach.name} refuses {pods}: {one} {said}, and {tail}. Remedy: {_limit_remedy(who, breach)}"
+
+
+def _limit_remedy(who: str, breach: Breach) -> str:
+    if breach.resource not in _OPTIONS:
+        return f"give containers a default for {breach.resource} in a LimitRange of type Container, or lift this bound"
+    prefix = {_CACHE: "caching", "the controller": "deployment"}.get(who)
+    if prefix is None:
+        return f"lift this bound, since nothing changes what {who} asks for"
+    request, limit = (f"{prefix}_{breach.resource}_{side}" for side in ("request", "limit"))
+    return {
+        "min": f"raise {request}",
+        "max": f"lower {limit}",
+        "maxLimitRequestRatio": f"raise {request} or lower {limit}",
+    }[breach.bound]
 
 
 def _about_admission(survey: Survey) -> Iterator[_Finding]:
-    admission = survey.admission
-    if admission is None:
+    if survey.admissions is None:
         return
-    if admission.refused:
-        yield _Finding(
-            "error",
-            "scc",
-            f"no SecurityContextConstraints admit the cache's pods ({admission.reason}). Remedy: grant their "
-            "ServiceAccount the use of restricted-v2",
-        )
-    elif not admission.scc:
-        yield _Finding("note", "scc", f"which SecurityContextConstraints admit the pods is unknown: {admission.reason}")
+    by_answer: dict[tuple[bool, str], list[str]] = {}
+    for admission in survey.admissions:
+        if not admission.scc:
+            by_answer.setdefault((admission.refused, admission.reason), []).append(admission.daemonset)
+    for (refused, reason), names in by_answer.items():
+        whose = f"the pods of {some(names)}"
+        if refused:
+            yield _Finding(
+                "error",
+                "scc",
+                f"no SecurityContextConstraints admit {whose} ({reason}). Remedy: grant their ServiceAccount the use "
+                "of restricted-v2",
+            )
+        else:
+            yield _Finding("note", "scc", f"which SecurityContextConstraints admit {whose} is unknown: {reason}")
     annotations = ((survey.namespace or {}).get("metadata") or {}).get("annotations") or {}
     if survey.namespace and NODE_SELECTOR not in annotations:
         yield _Finding(
@@ -511,10 +583,10 @@ def missing_classes(classes: Mapping[tuple[str, str], Mapping[str, Any] | None])
     ]
 
 
-def _with_overhead(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
-    """The pod as admission makes it, which adds what its runtime takes for itself."""
+def _as_admitted(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
+    """The pod as admission makes it: with what its runtime takes for itself, and the defaults of LimitRanges."""
     overhead = (_runtime_class(spec, survey).get("overhead") or {}).get("podFixed")
-    return {**spec, "overhead": overhead} if overhead else spec
+    return with_defaults({**spec, "overhead": overhead} if overhead else spec, survey.limit_ranges)
 
 
 def _runtime_class(spec: Mapping[str, Any], survey: Survey) -> Mapping[str, Any]:
@@ -535,7 +607,7 @@ def _about_runtime(survey: Survey, nodes: Sequence[_Node]) -> Iterator[_Finding]
             "warning",
             "classes",
             f"the RuntimeClass {name} is for nodes with {selector} only, and {_count(len(names), 'node')} "
-            f"({_some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
+            f"({some(names)}) {'lacks' if len(names) == 1 else 'lack'} it: pods there would wait for ever. "
             "Remedy: set node_selector to it, too",
         )
 
@@ -618,17 +690,17 @@ def _about_images(rows: Sequence[Mapping[str, Any]]) -> Iterator[_Finding]:
             ),
             "unknown": ("note", "This may be otherwise on the nodes"),
         }[state]
-        yield _Finding(level, "images", f"{_some(names)}: {message}. {tail}")
+        yield _Finding(level, "images", f"{some(names)}: {message}. {tail}")
     moving = [row["name"] for row in rows if row["moving"]]
     if moving:
         yield _Finding(
             "note",
             "images",
-            f"{_some(moving)}: what the tag latest (or none) stands for changes, and nodes then hold different images. "
+            f"{some(moving)}: what the tag latest (or none) stands for changes, and nodes then hold different images. "
             "Remedy: name a version, where the consumers do, too",
         )
     for digest, names in _same(rows).items():
-        yield _Finding("note", "images", f"{_some(names)} are one and the same image ({digest[:19]}...)")
+        yield _Finding("note", "images", f"{some(names)} are one and the same image ({digest[:19]}...)")
 
 
 def _same(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -643,7 +715,7 @@ def _same(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 def _about_platforms(rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node], survey: Survey) -> Iterator[_Finding]:
     for row in rows:
         answer = survey.answers.get(row["image"])
-        if not isinstance(answer, Facts) or not answer.platforms or row["use"] == "controller":
+        if not isinstance(answer, Facts) or not answer.platforms or row["use"] in ("controller", "operator"):
             continue
         holders = [n for n in nodes if row["image"] in _references(n.sets) and not n.platform.endswith("/?")]
         without = [node.name for node in holders if node.platform not in answer.platforms]
@@ -653,7 +725,7 @@ def _about_platforms(rows: Sequence[Mapping[str, Any]], nodes: Sequence[_Node], 
                 "error" if len(without) == len(holders) else "warning",
                 "platforms",
                 f"{_named(row)} does not exist for {', '.join(missing)}, which {_share(len(without), len(holders))} "
-                f"({_some(without)}). Remedy: name an image that does, or leave these nodes out with node_selector",
+                f"({some(without)}). Remedy: name an image that does, or leave these nodes out with node_selector",
             )
 
 
@@ -670,7 +742,7 @@ def _about_secrets(survey: Survey, rows: Sequence[Mapping[str, Any]]) -> Iterato
                 "image_pull_secrets",
             )
         elif secret.keyring.entries and not any(secret.keyring.logins(parse_reference(r["image"])) for r in cached):
-            hosts = _some(secret.keyring.registries)
+            hosts = some(secret.keyring.registries)
             yield _Finding(
                 "warning",
                 "pull_secrets",
@@ -683,7 +755,7 @@ def _about_secrets(survey: Survey, rows: Sequence[Mapping[str, Any]]) -> Iterato
         yield _Finding(
             "warning",
             "pull_secrets",
-            f"{_some(bare)}: private, and no pull secret of the set fits. Remedy: name one with image_pull_secrets, "
+            f"{some(bare)}: private, and no pull secret of the set fits. Remedy: name one with image_pull_secrets, "
             "unless the nodes can log in",
         )
 
@@ -695,7 +767,7 @@ def _about_consumers(rows: Sequence[Mapping[str, Any]], survey: Survey) -> Itera
         yield _Finding(
             "note",
             "consumers",
-            f"{_some(private)} {'is' if len(private) == 1 else 'are'} private: since Kubernetes 1.35 a kubelet lets a "
+            f"{some(private)} {'is' if len(private) == 1 else 'are'} private: since Kubernetes 1.35 a kubelet lets a "
             "pod use a private image that is on the node only if that pod has a login for it, too "
             "(KubeletEnsureSecretPulledImages). Remedy: put the pull secret into the consumers' namespaces and name it "
             "in their pods or ServiceAccounts, or give the nodes a login of their own",
@@ -734,7 +806,8 @@ def _named(row: Mapping[str, Any]) -> str:
     return f"{row['name']} ({row['image']})"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
     names = list(names)
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -11,19 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import credentials
 from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_access
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost, cost_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import RESOURCES, ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import build_daemonsets
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
@@ -31,10 +32,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
     missing_classes,
     plan,
     platform_of,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
     Access,
     Facts,
+    Layer,
     Registries,
     RegistryError,
 )
@@ -61,25 +64,31 @@ def preflight(
     sets: Sequence[Settings],
     options: Mapping[str, Any],
     *,
-    deployment: Mapping[str, Any] | None = None,
+    objects: Sequence[Mapping[str, Any]] = (),
     made: Collection[str] = (),
     lock: Lock | None = None,
     problems: Sequence[Problem] = (),
+    policy: Policy = EVERYTHING,
 ) -> dict[str, Any]:
     """The plan (see preflight.py) of these sets of one namespace; nothing is written.
 
     :param options: those of REGISTRY_ARGUMENTS.
-    :param deployment: the controller's Deployment, where the installation has one.
+    :param objects: what the installation has in the namespace besides the DaemonSets of the sets; of its Deployments
+        the controller's comes first.
     :param made: PriorityClasses that the installation makes.
     :param lock: the lock from which it is to be; :param problems: where that does not fit the list.
+    :param policy: what will be waited for.
     """
     access = read_access(options)
-    pods = [deployment["spec"]["template"]["spec"]] if deployment else []
-    images = {"controller": str(pods[0]["containers"][0]["image"])} if pods else {}
-    name = deployment["metadata"]["name"] if deployment else ""
-    found = look(cluster, sets, access, images=images.values(), deployment=name)
-    found = replace(found, classes=read_classes(cluster, sets, deployment, made))
-    return plan(sets, found, others=pods, images=images, lock=lock, problems=problems)
+    deployments = [obj for obj in objects if obj["kind"] == "Deployment"]
+    pods = [deployment["spec"]["template"]["spec"] for deployment in deployments]
+    images: dict[str, str] = {}
+    for use, pod in zip(("controller", "operator"), pods, strict=False):
+        image = str(pod["containers"][0]["image"])
+        images |= {} if image in images.values() else {use: image}
+    found = look(cluster, sets, access, images=images.values(), objects=objects)
+    found = replace(found, classes=read_classes(cluster, sets, deployments[0] if deployments else None, made))
+    return plan(sets, found, others=pods, images=images, lock=lock, problems=problems, policy=policy)
 
 
 def read_classes(
@@ -130,20 +139,24 @@ def look(
     access: Access,
     *,
     images: Iterable[str] = (),
-    deployment: str = "",
+    objects: Sequence[Mapping[str, Any]] = (),
 ) -> Survey:
     """Read everything that tells whether these sets of one namespace will work.
 
     :param images: further images to ask registries for.
-    :param deployment: the controller's Deployment; where it is there, its pod is counted as one that is.
+    :param objects: as of :func:`preflight`; the pods of Deployments that are there are counted as pods that are.
     """
-    reader = _Reader(cluster, sets[0].namespace)
-    specs = [d["spec"]["template"]["spec"] for one in sets for d in build_daemonsets(one)]
+    reader, openshift = _Reader(cluster, sets[0].namespace), is_openshift(cluster)
+    made = [(one, d["spec"]["template"]["spec"]) for one in sets for d in build_daemonsets(one, openshift=openshift)]
+    specs = [spec for _one, spec in made]
     namespace = reader.namespace_object()
     nodes = reader.listed("Node", None)
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
     daemonsets = {settings.daemonset_name for settings in sets}
-    taken, own = reader.pods(daemonsets, deployment)
+    taken, own = reader.pods(daemonsets, {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Deployment"})
+    quotas = reader.listed("ResourceQuota", reader.namespace) or []
+    wanted_objects = [("DaemonSet", name) for name in daemonsets]
+    wanted_objects += [(obj["kind"], obj["metadata"]["name"]) for obj in objects]
     secrets, registries = _registries(reader, sets, access, namespace)
     wanted = [image.image for one in sets for image in one.images] + [one.helper_image for one in sets] + list(images)
     platforms = {platform_of(node) for node in chosen or ()} or _ASKED
@@ -152,12 +165,13 @@ def look(
         nodes=nodes,
         taken=taken,
         own_pods=own,
-        quotas=reader.listed("ResourceQuota", reader.namespace) or (),
+        quotas=quotas,
+        objects=reader.objects(quotas, wanted_objects),
         limit_ranges=reader.listed("LimitRange", reader.namespace) or (),
         pull_secrets=secrets,
         disk=reader.disk(chosen or ()),
         answers=registries.facts_of_all(wanted, platforms),
-        admission=reader.admission(specs[0], sets[0], namespace) if is_openshift(cluster) else None,
+        admissions=[reader.admission(spec, one, namespace) for one, spec in made] if openshift else None,
         unread=tuple(reader.unread),
     )
 
@@ -185,12 +199,62 @@ def ask_registries(
     return _registries(reader, sets, access, {})[1].facts_of_all(images, platforms)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What registries say of images, for nodes of these platforms (none where nodes may not be read)."""
+
+    answers: Mapping[str, Facts | RegistryError]
+    platforms: Mapping[str, str]
+
+    def of(self, image: str, node: str) -> int | None:
+        """Bytes of the compressed layers; of the largest image for any platform where the node's is unknown."""
+        answer = self.answers.get(image)
+        if not isinstance(answer, Facts):
+            return None
+        platform = self.platforms.get(node)
+        asked = [answer.layers_for(platform)] if platform else list(answer.layers.values())
+        return max((_bytes(layers) for layers in asked if layers is not None), default=None)
+
+    def unknown(self) -> list[str]:
+        """Why sizes stay unknown, a sentence for each reason."""
+        images: dict[str, list[str]] = {}
+        for image, answer in self.answers.items():
+            if isinstance(answer, RegistryError):
+                images.setdefault(str(answer), []).append(image)
+        return [f"the size of {some(names)} is unknown: {why}" for why, names in images.items()]
+
+
+def _bytes(layers: Iterable[Layer]) -> int:
+    return sum({layer.digest: layer.size for layer in layers}.values())
+
+
+def ask_sizes(
+    cluster: Cluster, sets: Sequence[Settings], options: Mapping[str, Any], images: Iterable[str], *, read_nodes: bool
+) -> Sizes:
+    """How large images are by what their registries say; ``options`` and logins as of :func:`ask_registries`."""
+    access = read_access(options)
+    reader = _Reader(cluster, sets[0].namespace)
+    nodes = (reader.listed("Node", None) or ()) if read_nodes else ()
+    platforms = {node["metadata"]["name"]: platform_of(node) for node in nodes}
+    registries = _registries(reader, sets, access, {})[1]
+    return Sizes(registries.facts_of_all(images, set(platforms.values()) or _ASKED), platforms)
+
+
 def _registries(
     reader: _Reader, sets: Sequence[Settings], access: Access, namespace: Mapping[str, Any] | None
 ) -> tuple[list[PullSecret], Registries]:
     secrets = reader.pull_secrets([name for settings in sets for name in settings.image_pull_secrets], namespace)
     logins = sum((secret.keyring for secret in secrets), Keyring()) + access.keyring
     return secrets, Registries(Access(logins, access.mirrors, access.insecure, access.plain, access.authorities))
+
+
+def _counted(kind: str) -> list[str]:
+    """As what a quota counts an object of this kind, and what Kubernetes makes of each."""
+    resource = RESOURCES[kind]
+    # As long as nothing changes: a Deployment has one ReplicaSet, a DaemonSet one revision.
+    made = {"Deployment": ["replicasets.apps"], "DaemonSet": ["controllerrevisions.apps"]}.get(kind, [])
+    name = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
+    return [f"count/{each}" for each in (name, *made)] + ([] if resource.group else [name])
 
 
 class _Reader:
@@ -229,8 +293,27 @@ class _Reader:
         what = {"Node": "on how many nodes, and whether there is room,"}.get(kind, f"what a {kind} allows")
         return self._try(lambda: self.cluster.list(kind, namespace)[0], what)
 
+    def objects(
+        self, quotas: Iterable[Mapping[str, Any]], wanted: Iterable[tuple[str, str]]
+    ) -> dict[str, tuple[int, int]]:
+        """Of each resource that quotas count objects of: how many of the (kind, name) there are to be, and are."""
+        limited = {resource for quota in quotas for resource in (quota.get("spec") or {}).get("hard") or ()}
+        found: dict[str, tuple[int, int]] = {}
+        for kind, name in dict.fromkeys(wanted):
+            for resource in limited.intersection(_counted(kind)):
+                is_there = self._try(partial(self._is_there, kind, name), f"whether {kind} {name} is there")
+                needed, held = found.get(resource, (0, 0))
+                found[resource] = (
+                    needed + 1,
+                    held + (is_there is not False),
+                )  # What nobody knows stands against nothing.
+        return found
+
+    def _is_there(self, kind: str, name: str) -> bool:
+        return self.cluster.get(kind, name, self.namespace) is not None
+
     def pods(
-        self, daemonsets: set[str], deployment: str
+        self, daemonsets: set[str], deployments: set[str]
     ) -> tuple[Mapping[str, Cost] | None, Sequence[Mapping[str, Any]]]:
         """Node -> what the pods of others ask for there, and the specs of the installation's own pods."""
         taken: dict[str, Cost] = {}
@@ -241,7 +324,7 @@ class _Reader:
             fields = "status.phase!=Succeeded,status.phase!=Failed"
             for pods, _version in self.cluster.pages("Pod", namespace, fields=fields):
                 for pod in pods:
-                    if self._is_own(pod, daemonsets, deployment):
+                    if self._is_own(pod, daemonsets, deployments):
                         own.append(pod["spec"])
                     elif node := pod["spec"].get("nodeName"):
                         taken[node] = taken.get(node, Cost()) + cost_of([pod["spec"]])
@@ -257,13 +340,13 @@ class _Reader:
             self.unread.append(late)
         return (taken if complete else None), own
 
-    def _is_own(self, pod: Mapping[str, Any], daemonsets: set[str], deployment: str) -> bool:
+    def _is_own(self, pod: Mapping[str, Any], daemonsets: set[str], deployments: set[str]) -> bool:
         if pod["metadata"]["namespace"] != self.namespace:
             return False
         owners = {(owner["kind"], owner["name"]) for owner in pod["metadata"].get("ownerReferences") or ()}
         # A ReplicaSet has the name of its Deployment and a hash.
         sets = {name.rpartition("-")[0] for kind, name in owners if kind == "ReplicaSet"}
-        return any(("DaemonSet", name) in owners for name in daemonsets) or (bool(deployment) and deployment in sets)
+        return any(("DaemonSet", name) in owners for name in daemonsets) or not deployments.isdisjoint(sets)
 
     def pull_secrets(self, names: Iterable[str], namespace: Mapping[str, Any] | None) -> list[PullSecret]:
         """The pull secrets of the settings."""
@@ -313,9 +396,10 @@ class _Reader:
         return None
 
     def admission(self, spec: Mapping[str, Any], settings: Settings, namespace: Mapping[str, Any] | None) -> Admission:
-        """What OpenShift's admission says to the pods, asked as their ServiceAccount."""
+        """What OpenShift's admission says to a set's pods, asked as their ServiceAccount."""
+        name = settings.daemonset_name
         if namespace is None:
-            return Admission(reason="the namespace is not there yet")
+            return Admission(name, reason="the namespace is not there yet")
         account = settings.cache_service_account_name or CACHE_SERVICE_ACCOUNT_NAME
         question = {
             "apiVersion": "security.openshift.io/v1",
@@ -326,10 +410,10 @@ class _Reader:
         try:
             answer = self.cluster.create(question, dry_run=True)  # Nobody keeps a review.
         except ApiError as error:
-            return Admission(reason=str(error))
+            return Admission(name, reason=str(error))
         allowed = (answer.get("status") or {}).get("allowedServiceAccounts") or ()
         named = next((item.get("allowedBy") for item in allowed if item.get("name") == account), None) or {}
         if named.get("name"):
-            return Admission(scc=str(named["name"]))
+            return Admission(name, scc=str(named["name"]))
         reason = next((item.get("reason") for item in allowed if item.get("reason")), "none fits them")
-        return Admission(refused=True, reason=str(reason))
+        return Admission(name, refused=True, reason=str(reason))

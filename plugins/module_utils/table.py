@@ -86,6 +86,12 @@ def _plan_costs(plan: Mapping[str, Any], width: int) -> list[str]:
         lines.append([name, _amount(key, cost["node"][key]), _amount(key, cost["total"][key]), _plain(free)])
     formulas = [one["documented"] for one in plan["sets"] if one["documented"]]
     told = [line for formula in formulas for line in _wrap(f"Memory as documented: {formula}", width)]
+    if cost["node"]["disk"]:
+        layers, unpacked = (show_bytes(int(cost["node"][key])) for key in ("compressed", "unpacked"))
+        factor = f"{cost['unpack_factor']:g}"
+        told += _wrap(
+            f"Disk of one node: {layers} compressed and {unpacked} unpacked (estimate: {factor} times)", width
+        )
     for key, name in (("pod_security", "Pod Security"), ("scc", "SCC that admits the pods")):
         if plan[key]:
             told += _wrap(f"{name}: {_plain(plan[key])}", width)

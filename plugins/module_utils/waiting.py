@@ -43,6 +43,8 @@ class Slice:
 
 
 WHOLE = Slice()
+# What keeps the controller from running, empty if nothing does, and whether waiting can't help.
+Controller = Callable[[], tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,18 @@ def wait_until_cached(
     timeout: float,
     policy: Policy = EVERYTHING,
     slice_: Slice = WHOLE,
+    controller: Controller = lambda: ("", False),
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Waited:
-    """Observe sets until each has what the policy asks for, and raise :class:`NotCached` otherwise.
+    """Observe sets until each has what the policy asks for, and the controller runs; :class:`NotCached` otherwise.
 
     Failures that only a person can mend end the wait at once, a host whose name is unknown at the second try. All
     others may pass, and are waited for.
 
     :param observers: how to look at each set, by what its sentences begin with (empty: nothing).
     :param timeout: seconds of the whole wait.
+    :param controller: how to look at the controller, where one is waited for.
     """
     start, pause, unknown = clock() - slice_.waited, _FIRST_PAUSE, dict(slice_.unknown)
     end_of_slice = slice_.waited + (timeout if slice_.seconds is None else slice_.seconds)
@@ -77,19 +81,24 @@ def wait_until_cached(
     while True:
         looked = clock()
         reports = {name: observe() for name, observe in observers.items()}
+        held_up, final = controller()
         now, cost = clock() - start, clock() - looked
         pending = {name: report for name, report in reports.items() if not policy.is_met(report)}
-        if not pending:
+        if not pending and not held_up:
             return Waited(reports)
         unknown = _unknown(pending, unknown, now)
         twice = {key for key, (_node, since) in unknown.items() if now - since >= SECOND_TRY}
         if hopeless := {name: why for name in pending if (why := _hopeless(name, reports[name], policy, twice))}:
             raise NotCached(_joined(hopeless), reports)
+        if final:
+            raise NotCached(held_up, reports)
         if now >= timeout:
             why = _joined({name: _lacking(report, policy) for name, report in pending.items()})
+            why = " ".join(filter(None, (why, held_up)))
             raise NotCached(f"Not cached after {timeout:.0f} s: {why}", reports, timed_out=True)
         if now >= end_of_slice:
-            return Waited(reports, Slice(slice_.seconds, now, unknown), progress(reports))
+            line = "; ".join(filter(None, (progress(reports), held_up)))
+            return Waited(reports, Slice(slice_.seconds, now, unknown), line)
         seen: list[Any] = [(report.verdict, report.rows) for report in reports.values()]
         pause = _FIRST_PAUSE if seen != before else min(pause * 1.2, _QUIET_PAUSE)
         before = seen
@@ -124,8 +133,8 @@ def _lacking(report: Report, policy: Policy) -> str:
     if not policy.asks_for_all:
         complete, needed = policy.progress(report)
         sentences.insert(0, f"{complete} of {needed} nodes have what wait_for asks for")
-    if max(1, report.expected) < policy.min_nodes:
-        sentences.insert(0, f"{report.expected} nodes match, and min_nodes asks for {policy.min_nodes}")
+    if short := policy.short_of(report):
+        sentences.insert(0, f"{short}. Remedy: ask for fewer, or wait until more nodes have joined")
     if not any("Remedy: " in sentence for sentence in sentences):
         sentences.append("Remedy: raise wait_timeout, or look at what holds it up")
     return " ".join(sentence if sentence.endswith(".") else f"{sentence}." for sentence in sentences)

@@ -41,6 +41,8 @@ options:
     description:
       - Whether to look first what the set costs and what stands against it, and to return that as C(plan).
       - What may not work becomes a warning. In check mode nothing but this is done.
+      - Registries are asked here and with O(lock_update), and otherwise not. The options C(registry_*) say how, and do
+        nothing else.
     type: bool
     default: false
 seealso:
@@ -111,9 +113,10 @@ plan:
       elements: dict
     images:
       description:
-        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller)), C(state) (V(found),
-          V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size) (compressed bytes
-          of the largest platform that nodes need), C(login) (where the login was written), C(private) and C(moving).
+        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller), V(operator)), C(state)
+          (V(found), V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size)
+          (compressed bytes of the largest platform that nodes need), C(login) (where the login was written), C(private)
+          and C(moving).
       type: list
       elements: dict
     nodes:
@@ -123,8 +126,10 @@ plan:
       type: dict
     cost:
       description:
-        - CPU, memory, pods and disk (bytes, an estimate) of one node (C(node)) and of all (C(total)), and what the
-          node with least of it has free (C(least_free)).
+        - CPU, memory, pods and disk (bytes) of one node (C(node)) and of all (C(total)), and what the node with least
+          of it has free (C(least_free)).
+        - C(disk) is the sum of C(compressed), the layers that the nodes don't have yet, and C(unpacked), what they
+          become. That is an estimate, C(unpack_factor) times the layers.
       type: dict
     quotas:
       description: What each ResourceQuota allows (C(hard)), what others use, what is C(needed) and C(missing).
@@ -169,7 +174,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
     kept_options,
     merge_options,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, installed_config_maps
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    installed_config_maps,
+    is_openshift,
+    with_strategy,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import LOCK_ARGUMENTS, open_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import set_config_map
 from ansible_collections.kubecache.image_puller.plugins.module_utils.module import (
@@ -184,6 +194,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    AUTO,
     from_config_map,
     require,
     to_options,
@@ -225,18 +236,23 @@ def main() -> None:
         lock = open_lock(cluster, [(group_of(live or {}), settings)], params, whole=False)
         if lock:
             lock.require()
-        plan = preflight(cluster, [settings], params, lock=lock.lock if lock else None) if params["preflight"] else None
-        require_classes(cluster, [settings], None)
+        decided, choice = with_strategy(cluster, settings, openshift=is_openshift(cluster))
+        if choice.refused:
+            raise RuntimeError(f"{choice.refused}. Nothing was changed")
         installation = objects.Installation(deployment_name=image_set.deployment_name)
         wanted = set_config_map(installation, Wanted(name, group_of(live or {}), settings, kept_options(given, live)))
+        more: dict[str, Any] = {"objects": [wanted], "lock": lock.lock if lock else None}
+        plan = preflight(cluster, [decided], params, **more) if params["preflight"] else None
+        require_classes(cluster, [settings], None)
+        told = [f"strategy {AUTO} takes {choice.strategy}: {choice.why}"] if settings.strategy == AUTO else []
         if lock:
             lock.write(module.check_mode)
         change = cluster.keep(wanted, live, dry_run=module.check_mode)
         return {
             "changed": change.changed or bool(lock and lock.action != "none"),
             "settings": to_options(settings),
-            "cost": cost_per_node(settings),
-            "notes": list(reading.notes),
+            "cost": cost_per_node(decided),
+            "notes": [*reading.notes, *told],
             "warnings": [*change.notes, *(warnings_of(plan) if plan else ())],
             "diff": [*diff_of([change]), *(lock.diff() if lock else ())],
             **({"plan": plan} if plan else {}),

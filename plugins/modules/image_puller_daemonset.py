@@ -66,6 +66,12 @@ options:
       - While a play waits, a line tells each time that something has moved.
     type: bool
     default: false
+  wait_for_controller:
+    description:
+      - Whether the wait is also for the Deployment O(deployment_name), so that one O(wait_timeout) and one
+        O(on_timeout) are for both. A controller's image that can't be pulled ends the wait.
+    type: bool
+    default: false
   wait_timeout:
     description:
       - Seconds to wait.
@@ -74,7 +80,8 @@ options:
   wait_for:
     description:
       - What the wait waits for, a mapping or the same as JSON or YAML text. What is left out is asked for in full.
-      - C(nodes) is how many of the nodes must have the images, a number or a percentage such as V(95%).
+      - C(nodes) is how many of the nodes must have the images, a number or a percentage such as V(95%). More than there
+        are is waited for, since nodes may still join, and said when the time is over.
       - C(images) are the names of the images that must be there, a list or text with commas between them.
       - C(excuse) is what may be missing, a list of names of nodes, in which V(*) and V(?) may stand, and of classes of
         failures such as V(no_space).
@@ -258,6 +265,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.deployment import look_at_controller
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     NO_IMAGE_PULLER,
@@ -298,6 +306,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.policy impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, from_options
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
     WHOLE,
+    Controller,
     NotCached,
     Slice,
     wait_until_cached,
@@ -309,6 +318,7 @@ ARGUMENTS: dict[str, Any] = {
     "recreate": {"type": "str", "choices": ["unhealthy", "always", "never"], "default": "unhealthy"},
     "read_nodes": {"type": "bool", "default": True},
     "wait": {"type": "bool", "default": False},
+    "wait_for_controller": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 900},
     "wait_for": {"type": "raw"},
     "on_timeout": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
@@ -370,7 +380,19 @@ def _present(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> di
         raise Failure(RuntimeError(why), result([observe() for observe in observers.values()]))
     if not params["wait"] or module.check_mode:
         return result([observe() for observe in observers.values()])
-    return _wait(module, observers, policy, result)
+    controller = functools.partial(_controller, cluster, image_set) if params["wait_for_controller"] else _no_controller
+    return _wait(module, observers, policy, result, controller)
+
+
+def _controller(cluster: Cluster, image_set: ImageSet) -> tuple[str, bool]:
+    """What keeps the installation's controller from running, and whether waiting can't help."""
+    name, namespace = image_set.deployment_name, image_set.namespace
+    available, why, final = look_at_controller(cluster, name, namespace)
+    return ("" if available else f"Deployment {namespace}/{name} is not available: {why}"), final
+
+
+def _no_controller() -> tuple[str, bool]:
+    return "", False
 
 
 def _wait(
@@ -378,6 +400,7 @@ def _wait(
     observers: Mapping[str, Callable[[], Report]],
     policy: Policy,
     result: Callable[[list[Report]], dict[str, Any]],
+    controller: Controller,
 ) -> dict[str, Any]:
     """The result after the wait or a slice of it; Failure where it ended without success."""
     asked = module.params["wait_slice"]
@@ -387,6 +410,7 @@ def _wait(
             timeout=module.params["wait_timeout"],
             policy=policy,
             slice_=Slice(**asked) if asked else WHOLE,
+            controller=controller,
         )
     except NotCached as error:
         told = result(list(error.reports.values()))

@@ -15,6 +15,8 @@ description:
     of what they do, and the images that a node lists are late. All three are joined. Where nobody has told, the state
     is V(waiting) with the reason V(Untold), or V(NotItsTurn) while another image is being pulled.
   - It reads the DaemonSets of other implementations, too, also where there is only a ConfigMap or only a DaemonSet.
+  - Registries are asked with O(registry_sizes) and with O(lock), and by default not at all. The other options
+    C(registry_*) say how, and do nothing else.
 extends_documentation_fragment:
   - kubecache.image_puller.attributes
   - kubecache.image_puller.attributes.info
@@ -51,6 +53,13 @@ options:
       - Whether to read nodes. Without, or where it is not allowed, nodes are inferred from the pods.
     type: bool
     default: true
+  registry_sizes:
+    description:
+      - Whether to ask registries how large those images are of which nobody on the cluster told. That is the sum of the
+        compressed layers, for the node's platform. What a registry does not tell stays null, with a warning.
+      - Without it nothing leaves the cluster, and nothing is waited for that only the internet has.
+    type: bool
+    default: false
   matrix:
     description:
       - Whether to return RV(matrix) and leave RV(rows) empty. It has the same in a small part of the space, for
@@ -78,6 +87,13 @@ EXAMPLES = r"""
   kubecache.image_puller.image_puller_info:
     details: summary
   register: counts
+
+- name: Tell how large all images are, with the help of a mirror
+  kubecache.image_puller.image_puller_info:
+    registry_sizes: true
+    registry_mirrors:
+      quay.io: mirror.example.com/quay
+  register: sizes
 
 - name: Look at a DaemonSet that another Image Puller made
   kubecache.image_puller.image_puller_info:
@@ -208,7 +224,8 @@ rows:
   description:
     - One for each image on each node; null where nobody told.
     - C(held) tells whether something on the node keeps the image from the kubelet's garbage collection. C(since) is
-      when the state began, C(size) is in bytes, C(tries) counts failed pulls that were told of.
+      when the state began, C(size) is in bytes, as the runtime counts it or, with O(registry_sizes), as the registry
+      does. C(tries) counts failed pulls that were told of.
   returned: with O(sets=one)
   type: list
   elements: dict
@@ -282,13 +299,13 @@ daemonset:
            "strategy": "sleep", "strategy_reason": ""}
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import imageset
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, Row
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
     Member,
@@ -311,13 +328,19 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import DEFAULTS, Reading, to_options
-from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import REGISTRY_ARGUMENTS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    DEFAULTS,
+    Reading,
+    Settings,
+    to_options,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import REGISTRY_ARGUMENTS, ask_sizes
 
 ARGUMENTS: dict[str, Any] = {
     "daemonset_name": {"type": "str"},
     "read_nodes": {"type": "bool", "default": True},
     "details": {"type": "str", "choices": ["all", "problems", "summary"]},
+    "registry_sizes": {"type": "bool", "default": False},
     "matrix": {"type": "bool", "default": False},
 }
 
@@ -335,7 +358,11 @@ def main() -> None:
         lock = read_lock(params["lock"]) if params["lock"] else None
         members = read_members(cluster, image_set, params["sets"] == "all") or [Member(image_set, Reading(None))]
         reports = [_look(cluster, member, params, lock.digests if lock else None) for member in members]
-        drift = {"drift": told_by_registries(cluster, lock, lockable(members), params)} if lock else {}
+        unknown: list[str] = []
+        if params["registry_sizes"]:
+            reports, unknown = _with_sizes(cluster, members, reports, params)
+        asked: dict[str, Any] = {"warnings": unknown}
+        asked |= {"drift": told_by_registries(cluster, lock, lockable(members), params)} if lock else {}
         told = [
             _told(member, in_short(report) if params["matrix"] else report.as_dict(params["details"], len(members)))
             for member, report in zip(members, reports, strict=True)
@@ -345,7 +372,7 @@ def main() -> None:
             for member, report in zip(members, told, strict=True)
         ]
         if params["sets"] == "one":
-            return {"changed": False, "server": cluster.server, **told[0], "sets": sets, **drift}
+            return {"changed": False, "server": cluster.server, **told[0], "sets": sets, **asked}
         return {
             "changed": False,
             "server": cluster.server,
@@ -354,7 +381,7 @@ def main() -> None:
                 titled(member, why) for member, report in zip(members, told, strict=True) for why in report["reasons"]
             ],
             "sets": [{**set_, "report": report} for set_, report in zip(sets, told, strict=True)],
-            **drift,
+            **asked,
         }
 
     run(module, work)
@@ -376,6 +403,20 @@ def _look(cluster: Cluster, member: Member, params: Mapping[str, Any], locked: i
     if member.reading.problems:
         return replace(report, verdict="InvalidSettings", reasons=(*problems, *report.reasons))
     return report
+
+
+def _with_sizes(
+    cluster: Cluster, members: Sequence[Member], reports: Sequence[Report], params: Mapping[str, Any]
+) -> tuple[list[Report], list[str]]:
+    """The reports with the sizes that registries tell where nobody else did, and why some stay unknown."""
+    lacking = dict.fromkeys(row.image for report in reports for row in report.rows if row.size is None)
+    sets = [member.reading.settings or Settings((), namespace=member.image_set.namespace) for member in members]
+    sizes = ask_sizes(cluster, sets, params, lacking, read_nodes=params["read_nodes"])
+
+    def filled(row: Row) -> Row:
+        return row if row.size is not None else row._replace(size=sizes.of(row.image, row.node))
+
+    return [replace(report, rows=tuple(map(filled, report.rows))) for report in reports], sizes.unknown()
 
 
 def _problems(member: Member) -> list[str]:

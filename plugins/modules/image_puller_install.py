@@ -348,9 +348,10 @@ plan:
       elements: dict
     images:
       description:
-        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller)), C(state) (V(found),
-          V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size) (compressed bytes
-          of the largest platform that nodes need), C(login) (where the login was written), C(private) and C(moving).
+        - For each image C(name), C(image), C(use) (V(cache), V(helper), V(controller), V(operator)), C(state)
+          (V(found), V(missing), V(denied), V(unknown)), C(class), C(message), C(digest), C(platforms), C(size)
+          (compressed bytes of the largest platform that nodes need), C(login) (where the login was written), C(private)
+          and C(moving).
       type: list
       elements: dict
     nodes:
@@ -360,8 +361,10 @@ plan:
       type: dict
     cost:
       description:
-        - CPU, memory, pods and disk (bytes, an estimate) of one node (C(node)) and of all (C(total)), and what the
-          node with least of it has free (C(least_free)).
+        - CPU, memory, pods and disk (bytes) of one node (C(node)) and of all (C(total)), and what the node with least
+          of it has free (C(least_free)).
+        - C(disk) is the sum of C(compressed), the layers that the nodes don't have yet, and C(unpacked), what they
+          become. That is an estimate, C(unpack_factor) times the layers.
       type: dict
     quotas:
       description: What each ResourceQuota allows (C(hard)), what others use, what is C(needed) and C(missing).
@@ -401,9 +404,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     Digests,
     ImageSet,
-    choice_for,
     config_maps,
     is_openshift,
+    with_strategy,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     CATALOG,
@@ -416,6 +419,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import (
     Choices,
     Outcome,
+    brought,
     classes_made,
     find_project,
     install,
@@ -452,10 +456,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     run,
     run_here,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import read_policy
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, write
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
-    SLEEP,
     InvalidSettings,
     Settings,
     from_options,
@@ -571,9 +574,8 @@ def _present(
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
-    read_policy(params["wait_for"]).require_images_of(
-        member.reading.settings for member in members_of(image_set, live, plan.sets, plan.leaving)
-    )
+    policy = read_policy(params["wait_for"])
+    policy.require_images_of(member.reading.settings for member in members_of(image_set, live, plan.sets, plan.leaving))
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
         choices = _choices(params)
@@ -585,7 +587,9 @@ def _present(
         lock = open_lock(cluster, lockable(members), params, controller=installation.image if deployment else "")
         if lock and params["preflight"] != "report":
             lock.require()
-        ahead = _Ahead(list(outcome.decided.values()), deployment, classes_made(plan, choices), lock)
+        objects = brought(installation, plan, choices) if params["preflight"] != "off" else []
+        made = classes_made(plan, choices)
+        ahead = _Ahead(list(outcome.decided.values()), deployment, objects, made, lock, policy)
         _look_ahead(cluster, ahead, params, outcome)
         if lock:
             told["lock"] = lock.as_dict()
@@ -615,28 +619,28 @@ def _decide(
     cluster: Cluster, settings: Settings, openshift: bool, params: Mapping[str, Any], outcome: Outcome
 ) -> Settings:
     """The settings with the strategy that the set will take; RuntimeError where the one that is asked for can't be."""
-    if settings.strategy == SLEEP:
-        return settings
-    live = cluster.get("DaemonSet", settings.daemonset_name, settings.namespace)
-    choice = choice_for(cluster, settings, live, openshift=openshift, read_nodes=params["read_nodes"] is not False)
+    read_nodes = params["read_nodes"] is not False
+    decided, choice = with_strategy(cluster, settings, openshift=openshift, read_nodes=read_nodes)
     if choice.refused and params["preflight"] != "report":
         raise RuntimeError(f"{choice.refused}. Nothing was changed")
     if choice.refused:
         outcome.warnings.append(choice.refused)
-        return settings
-    return choice.applied(settings)
+    return decided
 
 
 @dataclass(frozen=True)
 class _Ahead:
     """What there is to look at: ``sets`` that are asked for, or, where only groups stay that are there, these;
-    ``made``: PriorityClasses that the installation makes.
+    ``objects``: what the installation has in the namespace besides the DaemonSets; ``made``: PriorityClasses that it
+    makes; ``policy``: what will be waited for.
     """
 
     sets: Sequence[Settings]
     deployment: Mapping[str, Any] | None
+    objects: Sequence[Mapping[str, Any]]
     made: Collection[str]
     lock: LockFile | None
+    policy: Policy
 
 
 def _look_ahead(cluster: Cluster, ahead: _Ahead, params: Mapping[str, Any], outcome: Outcome) -> None:
@@ -644,7 +648,8 @@ def _look_ahead(cluster: Cluster, ahead: _Ahead, params: Mapping[str, Any], outc
     mode, lock = params["preflight"], ahead.lock
     if mode != "off" and ahead.sets:
         more: dict[str, Any] = {"lock": lock.lock, "problems": lock.problems} if lock else {}
-        outcome.plan = preflight(cluster, ahead.sets, params, deployment=ahead.deployment, made=ahead.made, **more)
+        more |= {"objects": ahead.objects, "made": ahead.made, "policy": ahead.policy}
+        outcome.plan = preflight(cluster, ahead.sets, params, **more)
         if mode == "warn":
             outcome.warnings += warnings_of(outcome.plan)
         if mode == "enforce" and outcome.plan["verdict"] == "Blocked":

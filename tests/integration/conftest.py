@@ -149,7 +149,7 @@ def modules_of(cluster: Cluster, namespace: str) -> Module:
             with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
                 code.main()
         result: dict[str, Any] = json.loads(told.getvalue())
-        assert (ended.value.code == 0) == ok, result
+        assert (ended.value.code == 0) == ok, f"{result.get('msg')} {result}"
         return result
 
     return run

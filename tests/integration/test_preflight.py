@@ -4,22 +4,42 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pathlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import parse_quantity
 from tests.cluster import Cluster
 from tests.running import WRITES
 
 from .conftest import DAEMONSET, Install, Kubectl, Module, Playbook, eventually
+from .olm import StandIn
 
 PUBLIC = "registry.example.com/preflight/public:1"
 PRIVATE = "registry.example.com/preflight-private/java11:1"
 IMAGES = {"java11": PUBLIC}
 USER, PASSWORD = "reader", "correct-horse-battery-staple"
+# What the kubelet and the API server have in every namespace counts, too.
+OBJECTS = {
+    "configmaps": "9",
+    "count/configmaps": "9",
+    "count/controllerrevisions.apps": "9",
+    "count/daemonsets.apps": "9",
+    "count/deployments.apps": "9",
+    "count/pods": "100",
+    "count/replicasets.apps": "9",
+    "count/rolebindings.rbac.authorization.k8s.io": "9",
+    "count/roles.rbac.authorization.k8s.io": "9",
+    "count/serviceaccounts": "9",
+}
+# Which an operator makes, and nobody else. A quota on its resource refuses all until it has learned of the definition.
+OPERATED = {"count/leases.coordination.k8s.io": "9"}
 BIG = {
     "pods": "100",
     "requests.cpu": "50",
@@ -76,22 +96,129 @@ def levels(plan: dict[str, Any], about: str) -> dict[str, str]:
     return {finding["message"]: finding["level"] for finding in plan["findings"] if finding["about"] == about}
 
 
+def limits(cluster: Cluster, namespace: str, *items: dict[str, Any]) -> None:
+    """A LimitRange of the namespace."""
+    body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "bounds"}, "spec": {"limits": items}}
+    cluster.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(body))
+
+
+@pytest.fixture(name="olm")
+def _olm(cluster: Cluster) -> Iterator[None]:
+    """A stand-in for the Operator Lifecycle Manager."""
+    with StandIn(cluster):
+        yield
+
+
+@pytest.mark.usefixtures("olm")
+@pytest.mark.parametrize("method", ["manifests", "openshift_template", "operator", "olm"])
 def test_the_numbers_of_the_plan_are_those_that_the_api_server_accounts(
-    cluster: Cluster, quota: Callable[..., None], module: Module, install: Install, kubectl: Kubectl, access: Any
+    quota: Callable[..., None],
+    module: Module,
+    install: Install,
+    kubectl: Kubectl,
+    access: Any,
+    method: str,
 ) -> None:
+    """Pods, what they ask for, what a LimitRange gives them, and objects, those that an operator makes included."""
+    cluster = kubectl.cluster
     cluster.push(PUBLIC)
-    quota(**BIG)
+    storage = {"requests.ephemeral-storage": "50Gi", "limits.ephemeral-storage": "50Gi"}
+    hard = {**BIG, **storage, **OBJECTS, **(OPERATED if method in ("operator", "olm") else {})}
+    if method == "olm":  # The names of the roles that it makes are its own.
+        hard = {name: value for name, value in hard.items() if "rbac.authorization.k8s.io" not in name}
+    quota(**hard)
+    given = {"ephemeral-storage": "30Mi"}
+    limits(cluster, kubectl.namespace, {"type": "Container", "max": {"ephemeral-storage": "1Gi"}, "default": given})
     images = {f"image-{number}": PUBLIC for number in range(3)}
-    options = {"caching_cpu_limit": ".15", "caching_memory_request": "11Mi", **access}
+    options = {"caching_cpu_limit": ".15", "caching_memory_request": "11Mi", "install_method": method, **access}
     plan = module("install", images=images, preflight="report", check=True, **options)["plan"]
-    assert {row["resource"]: row["needed"] for row in plan["quotas"]}.keys() == BIG.keys()
-    install(images, **options)
-    accounted = kubectl.list("resourcequota")[0]["status"]["used"]
-    assert {row["resource"]: row["needed"] for row in plan["quotas"]} == accounted
+    assert {row["resource"] for row in plan["quotas"]} == hard.keys()
+    installed, _kept = install(images, **options)
+    module("install", images=images, daemonset=True, wait=True, **options)
+
+    def accounted() -> dict[str, Any]:
+        found: dict[str, Any] = kubectl.list("resourcequota")[0]["status"]["used"]
+        return {name: parse_quantity(str(amount)) for name, amount in found.items()}
+
+    expected = {row["resource"]: parse_quantity(row["used"]) + parse_quantity(row["needed"]) for row in plan["quotas"]}
+    eventually(lambda: accounted() == expected or pytest.fail(f"{accounted()} is not {expected}"), 30)
     pods = kubectl.list("pod", "-l", "app.kubernetes.io/component=cache")
     assert len(pods) == plan["cost"]["total"]["pods"] == plan["nodes"]["matching"] == 2
     again = module("install", images=images, preflight="report", check=True, **options)["plan"]
     assert again["quotas"] == plan["quotas"], "what is there already counts twice"
+    assert installed["objects"]
+
+
+def test_what_a_quota_counts_or_a_limit_range_refuses_is_what_the_api_server_says(
+    cluster: Cluster, quota: Callable[..., None], module: Module, kubectl: Kubectl, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    quota(**{"count/daemonsets.apps": "0", "requests.ephemeral-storage": "0"})
+
+    def planned() -> dict[str, Any]:
+        options = {"images": IMAGES, "preflight": "report", "check": True, "controller": False, **access}
+        found: dict[str, Any] = module("install", **options)["plan"]
+        return found
+
+    assert levels(planned(), "quota") == {
+        "ResourceQuota small is too small in count/daemonsets.apps: 1 needed, 0 of 0 left, 1 missing. "
+        "Remedy: raise its hard count/daemonsets.apps to 1": "error"
+    }
+    module("install", images=IMAGES, controller=False)
+    refused = module("daemonset", ok=False)["msg"]
+    assert "exceeded quota: small, requested: count/daemonsets.apps=1, used: count/daemonsets.apps=0" in refused
+    limits(cluster, kubectl.namespace, {"type": "Pod", "max": {"ephemeral-storage": "1Gi"}})
+    cluster.kubectl("delete", "resourcequota", "small", "-n", kubectl.namespace)
+    quota_of_storage = {"metadata": {"name": "storage"}, "spec": {"hard": {"requests.ephemeral-storage": "0"}}}
+    body = {"apiVersion": "v1", "kind": "ResourceQuota", **quota_of_storage}
+    cluster.kubectl("apply", "-n", kubectl.namespace, "-f", "-", input=json.dumps(body))
+    plan = planned()
+    assert levels(plan, "quota") == {}, "a quota on what no pod asks for refuses none"
+    assert list(levels(plan, "limit_range").items()) == [
+        (
+            "LimitRange bounds refuses the pods: the pod may have 1Gi ephemeral-storage at most, and says nothing of "
+            "it. Remedy: give containers a default for ephemeral-storage in a LimitRange of type Container, or lift "
+            "this bound",
+            "error",
+        )
+    ]
+    module("daemonset")
+    said = "maximum ephemeral-storage usage per Pod is 1Gi.  No limit is specified"
+    eventually(lambda: said in json.dumps(kubectl.list("event")), 30)
+    assert kubectl.list("pod") == []
+    cluster.kubectl("delete", "limitrange", "bounds", "-n", kubectl.namespace)
+    eventually(lambda: len(kubectl.list("pod")) == 2, 60)
+
+
+def test_a_set_whose_strategy_is_chosen_is_planned_and_costed_as_it_will_be(
+    cluster: Cluster, namespace: str, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("create", "serviceaccount", "image-puller-cache", "-n", namespace)
+    options = {"images": IMAGES, "strategy": "auto", "check": True, **access}
+    configured = module("config", preflight=True, **options)
+    installed = module("install", preflight="report", cache_service_account_name="default", **options)
+    assert configured["cost"] == installed["cost"]
+    assert configured["cost"]["memory_requests"] == "32Mi", "by what image volumes make of it"
+    assert configured["plan"]["cost"]["node"] == installed["plan"]["cost"]["node"]
+    assert configured["notes"] == [
+        "strategy auto takes image_volume: every matching node can, and admission lets it in"
+    ]
+
+
+def test_more_nodes_than_there_are_is_said_before_the_wait_and_when_it_is_over(
+    cluster: Cluster, module: Module, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    options = {"controller": False, "preflight": "warn", "wait_for": {"nodes": 10}, **access}
+    warned = json.dumps(module("install", images=IMAGES, **options)["warnings"])
+    assert "kubernetes-image-puller: wait_for asks for 10 nodes, and there are 2. Remedy: ask for fewer" in warned
+    late = module("daemonset", wait=True, wait_timeout=5, wait_for={"nodes": 10}, ok=False)["msg"]
+    assert late.startswith(
+        "Not cached after 5 s: wait_for asks for 10 nodes, and there are 2. Remedy: ask for fewer, or wait until more "
+        "nodes have joined."
+    )
 
 
 def test_a_quota_that_is_too_small_ends_an_enforced_installation_before_anything_is_written(
@@ -121,9 +248,7 @@ def test_a_limit_range_that_refuses_the_pods_is_told_with_the_option_to_change(
 ) -> None:
     cluster.push(PUBLIC)
     cluster.kubectl("create", "namespace", namespace)
-    limits = [{"type": "Container", "min": {"memory": "32Mi"}, "max": {"cpu": "100m"}}]
-    body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "bounds"}, "spec": {"limits": limits}}
-    cluster.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(body))
+    limits(cluster, namespace, {"type": "Container", "min": {"memory": "32Mi"}, "max": {"cpu": "100m"}})
     plan = module("config", images=IMAGES, preflight=True, check=True, **access)["plan"]
     assert plan["verdict"] == "Blocked"
     assert levels(plan, "limit_range") == {
@@ -220,22 +345,103 @@ def test_a_pull_secret_that_is_missing_or_fits_nothing_is_named(
     }
 
 
-@pytest.mark.usefixtures("private")
-def test_secrets_are_never_shown(
-    cluster: Cluster, namespace: str, playbook: Playbook, core: str, tmp_path: pathlib.Path, access: Any
-) -> None:
+OTHER = "hunter2-of-the-auth-file"
+
+
+@pytest.fixture(name="logins")
+def _logins(cluster: Cluster, namespace: str, private: None, tmp_path: pathlib.Path, access: Any) -> dict[str, Any]:
+    """Options with a pull secret and an auth file."""
     cluster.kubectl("create", "namespace", namespace)
     make_secret(cluster, namespace)
     auth_file = tmp_path / "auth.json"
-    other = "hunter2-of-the-auth-file"
-    auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": other}}}))
-    options = {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
-    told = playbook("plan", "-vvvv", core=core, images={"java11": PRIVATE}, **options).stdout
+    auth_file.write_text(json.dumps({"auths": {cluster.registry: {"username": USER, "password": OTHER}}}))
+    return {"image_pull_secrets": "team", "registry_auth_file": str(auth_file), **access}
+
+
+def secrets_in(text: str) -> list[str]:
+    """Which of the passwords a text shows, plain or as registries and Secrets have them."""
+    secrets = [PASSWORD, OTHER, f"{USER}:{PASSWORD}", f"{USER}:{OTHER}"]
+    secrets += [base64.b64encode(secret.encode()).decode().rstrip("=") for secret in secrets]
+    return [secret for secret in secrets if secret in text]
+
+
+@contextlib.contextmanager
+def process_lists() -> Iterator[set[str]]:
+    """What everybody on this machine can see of the processes' arguments meanwhile."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):  # It has ended.
+                    seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_secrets_are_never_shown(playbook: Playbook, core: str, logins: dict[str, Any]) -> None:
+    told = playbook("plan", "-vvvv", core=core, images={"java11": PRIVATE}, **logins).stdout
     assert f"[core {core}" in told
     assert "pull secret team" in told
-    secrets = [PASSWORD, other, f"{USER}:{PASSWORD}", f"{USER}:{other}"]
-    secrets += [base64.b64encode(text.encode()).decode().rstrip("=") for text in secrets]
-    assert [text for text in secrets if text in told] == []
+    assert secrets_in(told) == []
+
+
+def test_an_installation_shows_no_secret_in_its_output_its_processes_or_the_controllers_log(
+    cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, logins: dict[str, Any]
+) -> None:
+    """With a controller that reads the pull secret itself, and asks the registry with it."""
+    with process_lists() as seen:
+        planned = playbook("plan", "-vvvv", images={"java11": PRIVATE}, **logins).stdout
+        since = time.time()
+        installed = playbook("install", "-vvvv", images={"java11": PRIVATE}, preflight="off", **logins).stdout
+    assert any("kubecache.image_puller.install" in arguments for arguments in seen), "nobody looked"
+    assert secrets_in("\n".join(seen)) == []
+    assert "1 of 1 image cached on both nodes" in installed
+    assert secrets_in(planned + installed) == []
+
+    def asked() -> bool:
+        """By the controller: nodes say on whose behalf they ask a mirror, and Ansible asks nothing here."""
+        requests = [request for request in cluster.registry_requests(since) if "?ns=" not in request["path"]]
+        return any("preflight-private" in request["path"] and request["status"] == 200 for request in requests)
+
+    eventually(asked, 90)
+    log = cluster.kubectl("logs", "-n", namespace, "deployment/kubernetes-image-puller", "--tail=-1")
+    assert "INFO k8s-image-puller: Healthy" in log
+    assert secrets_in(log) == []
+    kept = json.dumps([kubectl.list(kind) for kind in ("event", "daemonset", "configmap", "deployment", "pod")])
+    assert secrets_in(kept) == []
+
+
+@pytest.mark.usefixtures("private")
+def test_sizes_that_nobody_told_are_asked_of_registries_if_somebody_wants_that(
+    cluster: Cluster, module: Module, tmp_path: pathlib.Path, access: Any
+) -> None:
+    cluster.push(PUBLIC)
+    module("install", images={"java11": PUBLIC, "private": PRIVATE}, controller=False, daemonset=True)
+
+    def rows(**options: Any) -> dict[tuple[str, str], Any]:
+        found = module("info", **options)["rows"]
+        return {(row["name"], row["state"]): row["size"] for row in found}
+
+    told = {("java11", "cached"), ("private", "failed")}
+    eventually(lambda: rows().keys() == told and rows()["java11", "cached"], 60)
+    before = rows(**access)
+    assert before["private", "failed"] is None
+    auth_file = tmp_path / "auth.json"
+    auth_file.write_text(json.dumps({"auths": {"registry.example.com": {"username": USER, "password": PASSWORD}}}))
+    after = rows(registry_sizes=True, registry_auth_file=str(auth_file), **access)
+    assert after["private", "failed"] > 0
+    assert after["java11", "cached"] == before["java11", "cached"]
+    unknown = module("info", registry_sizes=True, **access)
+    assert {row["size"] for row in unknown["rows"] if row["name"] == "private"} == {None}
+    assert f"the size of {PRIVATE} is unknown: " in json.dumps(unknown["warnings"])
 
 
 def test_an_installation_warns_of_what_may_not_work_and_goes_on(
@@ -292,7 +498,11 @@ def crd(group: str, kind: str, plural: str) -> dict[str, Any]:
 
 @pytest.fixture(name="openshift")
 def _openshift(cluster: Cluster) -> Iterator[None]:
-    """The types by which OpenShift is known, and a stand-in for its admission: every account gets restricted-v2."""
+    """The types by which OpenShift is known, and a stand-in for its admission.
+
+    As restricted-v2 (MustRunAsRange) does, it admits pods that name no user, and none that name one of their own. And
+    as where somebody took image volumes out of its list, none that has them.
+    """
     review = crd("security.openshift.io", "PodSecurityPolicyReview", "podsecuritypolicyreviews")
     rule = {
         "apiGroups": ["security.openshift.io"],
@@ -301,7 +511,10 @@ def _openshift(cluster: Cluster) -> Iterator[None]:
         "resources": ["podsecuritypolicyreviews"],
     }
     answer = (
-        '[JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
+        "(has(object.spec.template.spec.securityContext.runAsUser) || object.spec.template.spec.containers.exists(c, "
+        "has(c.securityContext.runAsUser)) || object.spec.template.spec.volumes.exists(v, has(v.image))) "
+        '? [JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": []}}] '
+        ': [JSONPatch{op: "add", path: "/status", value: {"allowedServiceAccounts": [{"name": '
         'dyn(object.spec.serviceAccountNames[0]), "allowedBy": dyn({"kind": "SecurityContextConstraints", '
         '"name": "restricted-v2"})}]}}]'
     )
@@ -351,3 +564,11 @@ def test_on_openshift_the_plan_names_the_scc_and_the_missing_annotation(
     reviews = [event for event in cluster.audit(mark) if event["resource"] == "podsecuritypolicyreviews"]
     assert reviews
     assert all("dryRun=All" in event["uri"] for event in reviews)
+    groups = [{"name": "gpu", "images": IMAGES, "strategy": "image_volume"}]
+    options = {"images": IMAGES, "groups": groups, "preflight": "report", "check": True, **access}
+    both = module("install", **options)["plan"]
+    assert both["verdict"] == "Blocked"
+    assert [message for message, level in levels(both, "scc").items() if level == "error"] == [
+        "no SecurityContextConstraints admit the pods of kubernetes-image-puller-gpu (none fits them). "
+        "Remedy: grant their ServiceAccount the use of restricted-v2"
+    ]

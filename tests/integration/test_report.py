@@ -85,6 +85,29 @@ def test_a_file_that_cannot_be_written_undoes_nothing(playbook: Playbook, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_each_file_that_cannot_be_written_is_named_with_its_own_reason(
+    playbook: Playbook, tmp_path: pathlib.Path
+) -> None:
+    """A directory, a file where a directory is to be, and a place where not even root may write."""
+    directory, file = tmp_path / "directory.html", tmp_path / "file"
+    directory.mkdir()
+    file.write_text("kept")
+    bad = {
+        directory: "Is a directory",
+        file / "report.json": "Not a directory",
+        pathlib.Path("/sys/report.prom"): "Permission denied",
+    }
+    good = tmp_path / "report.html"
+    done = playbook("install", images={"java11": IMAGE}, controller=False, report=[*map(str, bad), str(good)])
+    told = " ".join(done.stdout.split())
+    for path, why in bad.items():
+        assert f"The report can't be written to {path} on the control node: {why}." in told
+    assert "1 of 1 image cached on both nodes" in told
+    assert read(good.read_text())["sets"][0]["verdict"] == "Healthy"
+    assert sorted(tmp_path.iterdir()) == [directory, file, good], "a temporary file was left"
+    assert file.read_text() == "kept"
+
+
 def run_module(cluster: Cluster, namespace: str, options: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """A play of a user's own: look, then write."""
     tasks: list[dict[str, Any]] = [

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -272,6 +276,79 @@ def test_a_wait_whose_time_is_over_fails_or_warns(faults: Cluster, module: Modul
     warned = module("daemonset", wait=True, wait_timeout=1, on_timeout="warn")
     assert any("Not cached after 1 s" in json.dumps(warning) for warning in warned["warnings"])
     assert warned["verdict"] == "Progressing"
+
+
+@pytest.fixture
+def silent(cluster: Cluster) -> Iterator[str]:
+    """A node that says it is ready, and whose kubelet does nothing."""
+    name = f"silent-{uuid.uuid4().hex[:8]}"
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}}}
+    room = {"cpu": "4", "memory": "8Gi", "pods": "110", "ephemeral-storage": "50Gi"}
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": now, "lastTransitionTime": now}
+    status = {"status": {"capacity": room, "allocatable": room, "conditions": [{**ready, "reason": "KubeletReady"}]}}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(node))
+    cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    yield name
+    cluster.kubectl("delete", "node", name, "--ignore-not-found")
+
+
+@pytest.mark.parametrize(
+    "leave", ["delete node {}", "taint node {} ToBeDeletedByClusterAutoscaler=now:NoSchedule"], ids=["gone", "marked"]
+)
+def test_a_node_that_goes_away_during_a_wait_is_waited_for_no_longer(
+    cluster: Cluster, module: Module, silent: str, leave: str
+) -> None:
+    cluster.push(GOOD["good"])
+    module("install", images=GOOD, controller=False, daemonset=True)
+    eventually(lambda: module("info")["summary"] | {"held": 2} == module("info")["summary"], 60)
+    before = {row["node"]: row["state"] for row in module("info")["rows"]}
+    assert (len(before), before[silent]) == (3, "waiting")
+    start = time.monotonic()
+    timer = threading.Timer(4, cluster.kubectl, leave.format(silent).split())
+    timer.start()
+    try:
+        waited = module("daemonset", wait=True, wait_timeout=60)
+    finally:
+        timer.join()
+    assert 4 < time.monotonic() - start < 40
+    assert waited["verdict"] == "Healthy"
+    assert waited["summary"]["cached"] == waited["summary"]["nodes"] == 2
+    assert waited["summary"]["excused_nodes"] == (0 if leave.startswith("delete") else 1)
+
+
+def test_no_node_to_cache_on_fails_an_installation_and_is_a_note_for_the_others(
+    cluster: Cluster, playbook: Playbook
+) -> None:
+    cluster.push(GOOD["good"])
+    nowhere: dict[str, Any] = {"controller": False, "node_selector": {"pool": "of-no-node"}}
+    sentence = "no node matches"
+    failed = " ".join(playbook("install", ok=False, images=GOOD, **nowhere).stdout.split())
+    assert sentence in failed
+    assert "set min_nodes to 0 if the nodes are still to come" in failed
+    assert "NoMatchingNodes: DaemonSet" in playbook("install", images=GOOD, min_nodes=0, **nowhere).stdout
+    for said in (playbook("health_check", health_check_fail=True).stdout, playbook("status").stdout):
+        assert "NoMatchingNodes: DaemonSet" in said
+        assert sentence in " ".join(said.split())
+
+
+def test_images_and_controller_are_one_wait(faults: Cluster, playbook: Playbook) -> None:
+    """One time for both, one choice of what happens when it is over, and lines that tell of both."""
+    faults.push(GOOD["good"])
+    faults.registry_fault("truth-late/", "error", status=503)
+    image = f"{HOST}/truth-late/controller:1"
+    start = time.monotonic()
+    run = playbook("install", images=GOOD, image=image, wait_timeout=20, on_timeout="warn")
+    assert 20 < time.monotonic() - start < 50
+    lines = re.findall(r"^\[localhost\] \d+ s: (.*)$", run.stdout, re.MULTILINE)
+    assert lines, run.stdout
+    assert all("Deployment" in line and "is not available: " in line for line in lines)
+    told = " ".join(run.stdout.split())
+    assert "Not cached after 20 s: Deployment" in told
+    assert f"is not available: its image {image} can't be pulled (network)." in told
+    assert "1 of 1 image cached on both nodes" in told
+    failed = playbook("install", ok=False, images=GOOD, image=image, wait_timeout=6)
+    assert "Not cached after 6 s: Deployment" in " ".join(failed.stdout.split())
 
 
 def test_a_play_that_waits_says_how_far_it_is(faults: Cluster, playbook: Playbook) -> None:

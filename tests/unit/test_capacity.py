@@ -15,6 +15,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity im
     cost_of,
     limit_breaches,
     quotas_for,
+    with_defaults,
 )
 
 from . import objects
@@ -93,9 +94,62 @@ def test_what_is_missing_of_a_quota() -> None:
     }
 
 
+def test_a_quota_counts_objects_as_it_counts_pods() -> None:
+    status = {"hard": {"count/daemonsets.apps": "5", "secrets": "1"}, "used": {"count/daemonsets.apps": "5"}}
+    (found,) = quotas_for([quota(**status)], [], [], {"count/daemonsets.apps": (2, 1), "secrets": (0, 0)})
+    assert found.as_dict() == {
+        "name": "q",
+        "resource": "count/daemonsets.apps",
+        "hard": "5",
+        "used": "4",
+        "needed": "2",
+        "missing": "1",
+    }
+
+
+def test_what_pods_say_nothing_of_counts_where_a_limit_range_gives_it() -> None:
+    spec = objects.desired()["spec"]["template"]["spec"]
+    status = {"hard": {"requests.ephemeral-storage": "1Gi", "limits.ephemeral-storage": "1Gi", "memory": "1Gi"}}
+    assert [q.resource for q in quotas_for([quota(**status)], [(spec, 3)], [])] == ["memory"]
+    item = {"type": "Container", "default": {"ephemeral-storage": "200Mi", "memory": "1Gi"}}
+    item["defaultRequest"] = {"ephemeral-storage": "50Mi", "memory": "1Gi"}
+    given = with_defaults(spec, [{"spec": {"limits": [item, {"type": "Pod", "max": {"memory": "4Gi"}}]}}])
+    found = {q.resource: q.as_dict()["needed"] for q in quotas_for([quota(**status)], [(given, 3)], [])}
+    assert found == {
+        "requests.ephemeral-storage": "300Mi",
+        "limits.ephemeral-storage": "1200Mi",
+        "memory": "60Mi",
+    }
+    assert spec == objects.desired()["spec"]["template"]["spec"], "what is applied does not change"
+
+
 def scoped(operator: str, *values: str, name: str = "PriorityClass") -> dict[str, Any]:
     expression = {"scopeName": name, "operator": operator, "values": list(values)}
     return {"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [expression]}}
+
+
+def test_a_quota_counts_pods_that_look_at_other_namespaces() -> None:
+    spec = {"hard": {"pods": "1"}, "scopes": ["CrossNamespacePodAffinity"]}
+    term = {"topologyKey": "zone", "labelSelector": {}}
+    for affinity, counts in (
+        ({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}, False),
+        (
+            {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{**term, "namespaces": ["a"]}]}},
+            True,
+        ),
+        (
+            {
+                "podAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 1, "podAffinityTerm": {**term, "namespaceSelector": {}}}
+                    ]
+                }
+            },
+            True,
+        ),
+    ):
+        pod = objects.desired(affinity=affinity)["spec"]["template"]["spec"]
+        assert bool(quotas_for([quota(spec)], [(pod, 2)], [])) is counts
 
 
 @pytest.mark.parametrize(
@@ -127,6 +181,9 @@ def test_a_quota_counts_the_pods_of_its_scopes(spec: dict[str, Any], counts: boo
         ({"type": "Container", "maxLimitRequestRatio": {"cpu": "3"}}, [("maxLimitRequestRatio", "cpu", "3", "4")]),
         ({"type": "Pod", "max": {"cpu": "300m"}}, [("max", "cpu", "300m", "400m")]),
         ({"type": "Pod", "min": {"memory": "20Mi"}}, []),
+        ({"type": "Pod", "max": {"ephemeral-storage": "1Gi"}}, [("max", "ephemeral-storage", "1Gi", "")]),
+        ({"type": "Pod", "min": {"ephemeral-storage": "1Mi"}}, [("min", "ephemeral-storage", "1Mi", "")]),
+        ({"type": "Pod", "maxLimitRequestRatio": {"memory": "1.5"}}, [("maxLimitRequestRatio", "memory", "1.5", "2")]),
         ({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}}, []),
     ],
 )

@@ -86,6 +86,21 @@ def test_numbers_below_0_are_refused_together() -> None:
         read_policy(None, -1, -5)
 
 
+@pytest.mark.parametrize(
+    ("wait_for", "min_nodes", "sentence"),
+    [
+        ({"nodes": 2}, 2, ""),
+        ({"nodes": "100%"}, 1, ""),
+        ({"nodes": 10}, 1, "wait_for asks for 10 nodes, and there are 2"),
+        ({"nodes": 2, "excuse": ["a-*"]}, 1, "wait_for asks for 2 nodes, and there is 1"),
+        ({}, 3, "min_nodes asks for 3 nodes, and there are 2"),
+    ],
+)
+def test_more_nodes_than_there_are_is_said(wait_for: object, min_nodes: int, sentence: str) -> None:
+    seen = on(a_1="cached", spot_1="waiting")
+    assert read_policy(wait_for, min_nodes).short_of(seen) == sentence
+
+
 def test_a_name_that_no_image_has_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(InvalidSettings, match=r"'jav11': no image has this name. Remedy: write java11\."):
         read_policy({"images": ["jav11", "java11"]}).require_images_of([objects.settings(), None])

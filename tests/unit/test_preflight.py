@@ -15,6 +15,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.access impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import Cost
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import from_secret, from_text
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock, Locked
+from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
     PullSecret,
@@ -86,14 +87,20 @@ def test_the_documented_example() -> None:
 def test_where_all_is_well_the_plan_fits() -> None:
     planned = made(survey(node("node-1"), node("node-2")))
     assert (planned["verdict"], planned["findings"]) == ("Fits", [])
-    assert planned["cost"]["node"] | {"disk": 0} == {
+    assert planned["cost"]["node"] == {
         "pods": 1,
         "cpu_requests": "100m",
         "cpu_limits": "400m",
         "memory_requests": "20Mi",
         "memory_limits": "40Mi",
-        "disk": 0,
+        "compressed": 4 * GIGABYTE,
+        "unpacked": 11_200_000_000,
+        "disk": 15_200_000_000,
     }
+    assert planned["cost"]["total"]["unpacked"] == 22_400_000_000
+    assert planned["cost"]["unpack_factor"] == 2.8
+    line = "Disk of one node: 4.0 GB compressed and 11.2 GB unpacked (estimate: 2.8 times)"
+    assert line in plan_table(planned, 80)
     assert warnings_of(planned) == []
 
 
@@ -240,6 +247,74 @@ def test_a_quota_is_told_with_what_to_change() -> None:
     ]
 
 
+def test_what_a_limit_range_gives_counts_and_can_be_lowered() -> None:
+    quota = {"metadata": {"name": "small"}, "status": {"hard": {"requests.ephemeral-storage": "1Gi"}, "used": {}}}
+    item = {
+        "type": "Container",
+        "defaultRequest": {"ephemeral-storage": "1Gi"},
+        "default": {"ephemeral-storage": "1Gi"},
+    }
+    limit_range = {"metadata": {"name": "given"}, "spec": {"limits": [item]}}
+    assert told(made(survey(quotas=[quota])), "quota") == []
+    assert told(made(survey(quotas=[quota], limit_ranges=[limit_range])), "quota") == [
+        (
+            "error",
+            "ResourceQuota small is too small in requests.ephemeral-storage: 2Gi needed, 1Gi of 1Gi left, 1Gi missing. "
+            "Remedy: raise its hard requests.ephemeral-storage to 2Gi, or lower the default for ephemeral-storage that "
+            "a LimitRange gives to containers, or cache fewer images",
+        )
+    ]
+
+
+def test_a_quota_on_objects_is_told_with_what_to_change() -> None:
+    hard = {"count/configmaps": "3"}
+    quota = {"metadata": {"name": "small"}, "status": {"hard": hard, "used": {"count/configmaps": "3"}}}
+    assert told(made(survey(quotas=[quota], objects={"count/configmaps": (1, 0)})), "quota") == [
+        (
+            "error",
+            "ResourceQuota small is too small in count/configmaps: 1 needed, 0 of 3 left, 1 missing. "
+            "Remedy: raise its hard count/configmaps to 4",
+        )
+    ]
+    assert told(made(survey(quotas=[quota], objects={"count/configmaps": (1, 1)})), "quota") == []
+
+
+def test_what_a_limit_range_refuses_is_told_of_each_pod_with_its_own_remedy() -> None:
+    bounds = [
+        {"type": "Pod", "max": {"ephemeral-storage": "1Gi"}},
+        {"type": "Container", "max": {"cpu": "100m"}},
+    ]
+    limit_range = {"metadata": {"name": "bounds"}, "spec": {"limits": bounds}}
+    resources = {"resources": {"limits": {"cpu": "500m"}}}
+    others = [{"containers": [{"name": name, **resources}]} for name in ("image-puller", "operator")]
+    planned = plan([objects.settings()], survey(limit_ranges=[limit_range]), others=others)
+    sentences = [message.removeprefix("LimitRange bounds refuses ") for _level, message in told(planned, "limit_range")]
+    storage = (
+        "the pod may have 1Gi ephemeral-storage at most, and says nothing of it. Remedy: give containers a default for "
+        "ephemeral-storage in a LimitRange of type Container, or lift this bound"
+    )
+    cpu = "each container may have 100m cpu at most, and its limit is"
+    assert sentences == [
+        f"the pods: {storage}",
+        f"the pods: {cpu} 200m. Remedy: lower caching_cpu_limit",
+        f"the controller's pod: {storage}",
+        f"the controller's pod: {cpu} 500m. Remedy: lower deployment_cpu_limit",
+        f"the operator's pod: {storage}",
+        f"the operator's pod: {cpu} 500m. Remedy: lift this bound, since nothing changes what the operator asks for",
+    ]
+
+
+def test_more_nodes_than_match_are_a_warning_since_they_may_still_join() -> None:
+    planned = plan([objects.settings()], survey(node("node-1"), node("node-2")), policy=Policy("10"))
+    assert told(planned, "nodes") == [
+        (
+            "warning",
+            "kubernetes-image-puller: wait_for asks for 10 nodes, and there are 2. Remedy: ask for fewer, or for a "
+            "share such as 95%, unless more nodes join in time",
+        )
+    ]
+
+
 def test_image_volumes_are_recommended_where_every_node_can_and_they_cost_less() -> None:
     def able(runtime: str = "containerd://2.3.7") -> dict[str, Any]:
         found = node()
@@ -363,13 +438,21 @@ def test_no_auth_file_breaks_us(text: str) -> None:
 
 
 def test_on_openshift_the_scc_is_named_or_refused() -> None:
-    assert made(survey(admission=Admission(scc="restricted-v2")))["scc"] == "restricted-v2"
-    refused = made(survey(admission=Admission(refused=True, reason="none fits them")))
-    assert told(refused, "scc")[0][0] == "error"
-    unknown = made(survey(admission=Admission(reason="it may not be asked")))
+    fine = Admission("a", scc="restricted-v2")
+    assert made(survey(admissions=[fine, Admission("b", scc="restricted-v2")]))["scc"] == "restricted-v2"
+    assert made(survey(admissions=[fine, Admission("b", scc="gpu")]))["scc"] == "restricted-v2, gpu"
+    refused = made(survey(admissions=[fine, Admission("b", refused=True, reason="none fits them")]))
+    assert refused["verdict"] == "Blocked"
+    assert told(refused, "scc")[0] == (
+        "error",
+        "no SecurityContextConstraints admit the pods of b (none fits them). Remedy: grant their ServiceAccount the "
+        "use of restricted-v2",
+    )
+    silent = [Admission(name, reason="it may not be asked") for name in ("a", "b")]
+    unknown = made(survey(admissions=silent))
     assert told(unknown, "scc")[0] == (
         "note",
-        "which SecurityContextConstraints admit the pods is unknown: it may not be asked",
+        "which SecurityContextConstraints admit the pods of a, b is unknown: it may not be asked",
     )
     assert len(told(unknown, "scc")) == 2  # And the annotation of the namespace.
 

@@ -14,8 +14,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
     SECOND_TRY,
+    WHOLE,
     NotCached,
     Slice,
+    Waited,
     wait_until_cached,
 )
 
@@ -57,6 +59,40 @@ def wait(clock: Clock, timeout: float = 100, min_nodes: int = 1, **sets: Callabl
     observers = {name.replace("main", "").replace("_", " "): observe for name, observe in sets.items()}
     policy = Policy(min_nodes=min_nodes)
     return wait_until_cached(observers, timeout=timeout, policy=policy, clock=clock, sleep=clock.sleep).reports
+
+
+STARTING = ("Deployment d is not available: its pod is still starting", False)
+
+
+def wait_for_both(
+    clock: Clock, looks: Iterator[tuple[str, bool]], observe: Callable[[], Report], slice_: Slice = WHOLE
+) -> Waited:
+    """A wait of a minute for images and controller."""
+    controller = looks.__next__
+    return wait_until_cached(
+        {"": observe}, timeout=60, slice_=slice_, controller=controller, clock=clock, sleep=clock.sleep
+    )
+
+
+def test_the_controller_is_waited_for_with_the_images_until_both_are_there() -> None:
+    clock, healthy = Clock(), one_after_another(HEALTHY)
+    looks = itertools.chain([STARTING] * 3, itertools.repeat(("", False)))
+    assert wait_for_both(clock, looks, healthy).reports == {"": HEALTHY}
+    assert 1 < clock.now < 5
+    late = wait_for_both(Clock(), itertools.repeat(STARTING), healthy, Slice(5))
+    assert late.progress == STARTING[0]
+    with pytest.raises(NotCached, match=f"^Not cached after 60 s: {STARTING[0]}") as caught:
+        wait_for_both(Clock(), itertools.repeat(STARTING), healthy)
+    assert caught.value.timed_out
+    with pytest.raises(NotCached, match=r"^Not cached after 60 s: 1 image is on its way\..* its pod is still starting"):
+        wait_for_both(Clock(), itertools.repeat(STARTING), one_after_another(COMING))
+
+
+def test_a_controller_that_can_not_run_ends_the_wait() -> None:
+    clock = Clock()
+    with pytest.raises(NotCached, match=r"^its image can't be pulled$") as caught:
+        wait_for_both(clock, itertools.repeat(("its image can't be pulled", True)), one_after_another(COMING))
+    assert (clock.now, caught.value.timed_out) == (0, False)
 
 
 def test_it_ends_when_every_set_is_healthy() -> None:

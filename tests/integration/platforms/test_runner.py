@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ..conftest import DAEMONSET, Kubectl, new_namespace
 JAVA = "registry.example.com/team/java11:2.1"
 THEIA = "registry.example.com/team/theia:2.1"
 ABSENT = "registry.example.com/team/absent:1"
+SLOW = "registry.example.com/runner-slow/image:1"
 # ansible-runner is started in a mount namespace of its own, in which the project can't be written.
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
 AAP = yaml.safe_load((ROOT / "extensions" / "aap" / "image_puller.yml").read_text())
@@ -201,6 +203,22 @@ def test_a_job_that_fails_tells_why_in_its_artifact_and_shows_no_token(platform:
     written = [path for path in events.rglob("*") if path.is_file() and path.name not in ("command", "env.list")]
     assert written
     assert not [path for path in written if platform.environment["K8S_AUTH_API_KEY"] in path.read_text()]
+    platform.run("uninstall")
+
+
+def test_a_job_that_waits_tells_how_far_it_is_in_its_log(cluster: Cluster, platform: Platform) -> None:
+    """In the log that people look at, and in the event of the task, under which Automation Platform shows it."""
+    cluster.push(SLOW, size_mb=20)
+    cluster.registry_fault("runner-slow/", "slow", bytes_per_second=2_000_000)
+    try:
+        platform.run("install", images=f"slow={SLOW}", preflight="off")
+    finally:
+        cluster.registry_clear()
+    (artifacts,) = (platform.directory / "artifacts").glob(f"{len(platform.jobs)}-*")
+    line = re.compile(r"^\[localhost\] \d+ s: 0 of 2 cached on 2 nodes; pulling slow on ", re.MULTILINE)
+    assert line.search((artifacts / "stdout").read_text())
+    events = [json.loads(path.read_text()) for path in (artifacts / "job_events").glob("*.json")]
+    assert any(line.search(event["stdout"].replace("\r\n", "\n")) for event in events)
     platform.run("uninstall")
 
 
