@@ -28,6 +28,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     ImageSet,
     belongs_to,
     installed_config_maps,
+    is_namespace_going,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
@@ -111,6 +112,10 @@ def install(
     common, method = plan.required(), METHODS[choices.install_method]
     installation = _with_secrets(installation, plan)
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
+    if method.operated:
+        operated.refuse_others(hands)
+    if choices.install_method == OLM:
+        operated.require_olm(hands)
     operated.leave_others(hands, choices.install_method)
     if method.operated:
         _install_operator(hands, installation, plan, choices, outcome, live)
@@ -159,7 +164,7 @@ def _install_operator(
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
     operated.hand_over(hands, [obj for obj in (main, *(found[describe(part)] for part in kept)) if obj])
     if choices.install_method == OLM:
-        operated.require_olm(hands)
+        running = operated.beside_groups(hands, running)
     else:
         operated.keep_definition(hands, crd())
     for part in running:
@@ -639,20 +644,10 @@ def _is_going(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daem
     if data.get("deletionTimestamp"):
         return True
     if data["namespace"] != image_set.namespace:
-        return _is_namespace_going(cluster, data["namespace"])
+        return is_namespace_going(cluster, data["namespace"])
     owners = data.get("ownerReferences") or ()
     kept = any(owner["kind"] == "Deployment" and owner["name"] == image_set.deployment_name for owner in owners)
     return is_ours(daemonset) and (kept or belongs_to(cluster, image_set, sets, daemonset))
-
-
-def _is_namespace_going(cluster: Cluster, name: str) -> bool:
-    try:
-        namespace = cluster.get("Namespace", name)
-    except ApiError as error:
-        if error.forbidden:
-            return False
-        raise
-    return namespace is None or bool(namespace["metadata"].get("deletionTimestamp"))
 
 
 def _remove_namespace(
