@@ -48,7 +48,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
-from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd, read_resource
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import REFRESH_DIGEST, Settings
 
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
@@ -172,7 +172,12 @@ def _install_operator(
     if choices.install_method == OLM:
         operated.wait_for_csv(hands)
     resource, *groups = method.sets(installation, outcome.sets)
-    operated.keep_resource(hands, resource)
+    asked = operated.keep_resource(hands, resource)
+    if asked["spec"] != resource["spec"]:  # The DaemonSet is to follow what the operator is told.
+        told = read_resource(asked, openshift=installation.openshift).settings
+        outcome.sets = tuple(
+            wanted if wanted.group or told is None else replace(wanted, settings=told) for wanted in outcome.sets
+        )
     for part in groups:
         _keep(cluster, part, outcome, dry_run, found)
     operated.wait_until_kept(hands, resource)

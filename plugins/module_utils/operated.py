@@ -217,8 +217,8 @@ def understood(cluster: Cluster, resource: dict[str, Any]) -> tuple[dict[str, An
     return {**resource, "spec": spec}, left
 
 
-def keep_resource(hands: Hands, resource: dict[str, Any]) -> None:
-    """Keep the resource as soon as the cluster serves its kind."""
+def keep_resource(hands: Hands, resource: dict[str, Any]) -> dict[str, Any]:
+    """Keep the resource as soon as the cluster serves its kind; it, in the fields that the cluster knows."""
     asked, left = understood(hands.cluster, resource)
     if left:
         hands.say(
@@ -234,7 +234,7 @@ def keep_resource(hands: Hands, resource: dict[str, Any]) -> None:
                 raise
             time.sleep(_PAUSES[0])
         else:
-            return
+            return asked
 
 
 def wait_until_kept(hands: Hands, resource: dict[str, Any]) -> None:

@@ -133,11 +133,12 @@ def test_rendered_files_are_applied_again_when_olm_has_installed_the_operator(
 ) -> None:
     options: dict[str, Any] = {"images": {"java11": JAVA}, "install_method": "olm"}
     cluster.kubectl("delete", "crd", CRD_NAME, "--ignore-not-found", "--timeout=60s")
-    playbook("render", render=str(tmp_path), **options)
+    files = tmp_path / "files"
+    playbook("render", render=str(files), **options)
     with pytest.raises(ClusterError, match="KubernetesImagePuller"):
-        cluster.kubectl("apply", "-f", str(tmp_path))
+        cluster.kubectl("apply", "-f", str(files), f"--cache-dir={tmp_path}")
     until_olm_has_installed(cluster, namespace)
-    cluster.kubectl("apply", "-f", str(tmp_path))
+    cluster.kubectl("apply", "-f", str(files))
     Puller(cluster, namespace).wait("image-puller")
     done = module("install", wait=True, **options)
     assert [change for change in done["objects"] if change["action"] != "none"] == []

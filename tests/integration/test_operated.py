@@ -87,7 +87,7 @@ def test_a_definition_of_the_known_project_is_used_and_left_as_it_is(
     before = definition()
     options: dict[str, Any] = {**OPTIONS, "caching_memory_limit": "30Mi", "max_unavailable": "50%"}
     done = module("install", wait=True, **options)
-    warnings = " ".join(done["warnings"])
+    warnings = json.dumps(done["warnings"])
     assert f"CustomResourceDefinition {CRD_NAME} was made by somebody else and is left as it is" in warnings
     assert f"the definition {CRD_NAME} on the cluster is the known project's, which does not know " in warnings
     left_out = warnings.partition("which does not know ")[2].partition(":")[0].split(", ")
@@ -99,10 +99,12 @@ def test_a_definition_of_the_known_project_is_used_and_left_as_it_is(
     assert not set(left_out) & set(live["spec"])
     assert list(live["status"]) == ["imagePullerImage"]
     eventually(lambda: puller.daemonset().get("status", {}).get("numberReady") == 2, 60)
+    generation = puller.daemonset()["metadata"]["generation"]
     assert definition() == before
 
     again = module("install", wait=True, **options)
-    assert not again["changed"], again["objects"]
+    assert [change for change in again["objects"] if change["action"] != "none"] == []
+    assert puller.daemonset()["metadata"]["generation"] == generation
     told = " ".join(playbook("uninstall").stdout.split())
     assert f"CustomResourceDefinition {CRD_NAME} stays: it was not made by the Image Puller" in told
     assert definition() == before
@@ -122,11 +124,12 @@ def test_rendered_files_are_applied_twice(
     cluster: Cluster, namespace: str, playbook: Playbook, module: Module, puller: Puller, tmp_path: pathlib.Path
 ) -> None:
     """As documented: the type of the resource comes with the first time. What is there then is what install makes."""
-    playbook("render", images={"java11": JAVA}, install_method="operator", render=str(tmp_path))
+    files = tmp_path / "files"
+    playbook("render", images={"java11": JAVA}, install_method="operator", render=str(files))
     with pytest.raises(ClusterError, match="KubernetesImagePuller"):
-        cluster.kubectl("apply", "-f", str(tmp_path))
+        cluster.kubectl("apply", "-f", str(files), f"--cache-dir={tmp_path}")
     cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
-    cluster.kubectl("apply", "-f", str(tmp_path))
+    cluster.kubectl("apply", "-f", str(files))
     puller.wait("image-puller")
     assert images(puller) == [JAVA]
     done = module("install", wait=True, **OPTIONS)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import operator
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
@@ -244,31 +245,6 @@ def test_drift_is_repaired_and_what_others_added_stays(puller: Puller) -> None:
     puller.wait()
 
 
-def test_a_change_that_touches_the_deployment_rolls_it_once(puller: Puller) -> None:
-    def replica_sets() -> set[str]:
-        return {
-            found["metadata"]["uid"]
-            for found in puller.list("replicaset")
-            if found["metadata"]["ownerReferences"][0]["name"] == DEPLOYMENT
-        }
-
-    before, generation = replica_sets(), (puller.get("deployment", DEPLOYMENT) or {})["metadata"]["generation"]
-    change = {"deploymentMemoryLimit": "300Mi", "deploymentCPURequest": "40m", "images": f"java11={JAVA}"}
-    puller.patch(KIND, "puller", {"spec": change})
-    puller.wait()
-    puller.cluster.kubectl("rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=60s", "-n", puller.namespace)
-    stays(replica_sets, seconds=3)
-    assert len(replica_sets() - before) == 1
-    after = puller.get("deployment", DEPLOYMENT)
-    assert after
-    assert after["metadata"]["generation"] == generation + 1
-    (running,) = after["spec"]["template"]["spec"]["containers"]
-    assert (running["resources"]["limits"]["memory"], running["resources"]["requests"]["cpu"]) == ("300Mi", "40m")
-    back = {"deploymentMemoryLimit": None, "deploymentCPURequest": None, "images": f"java11={JAVA};theia={THEIA}"}
-    puller.patch(KIND, "puller", {"spec": back})
-    puller.wait()
-
-
 def test_a_second_resource_waits_and_says_for_which(puller: Puller) -> None:
     puller.apply(resource("second", images=f"other={JAVA}"))
     message = puller.becomes("Ready", "False", "Superseded", "second")
@@ -301,25 +277,6 @@ def test_what_somebody_else_made_is_not_taken(puller: Puller) -> None:
     assert theirs["data"] == {"key": "text"}
     puller.patch(KIND, "puller", {"spec": {"configMapName": None}})
     puller.wait()
-
-
-def test_a_deployment_of_somebody_else_is_not_taken(puller: Puller) -> None:
-    puller.apply(idle_deployment("their-web"))
-    before = puller.get("deployment", "their-web")
-    assert before
-    puller.patch(KIND, "puller", {"spec": {"deploymentName": "their-web"}})
-    message = puller.becomes("Degraded", "True", "ForeignObject")
-    assert f"Deployment {puller.namespace}/their-web was made by somebody else, and nothing is changed" in message
-    assert "spec.deploymentName" in message
-    assert puller.condition("Ready")[0] == "False"
-    after = puller.get("deployment", "their-web")
-    assert after
-    assert (after["metadata"]["uid"], after["spec"]) == (before["metadata"]["uid"], before["spec"])
-    assert after["metadata"].get("labels") == before["metadata"].get("labels")
-    assert puller.get("deployment", DEPLOYMENT)
-    puller.patch(KIND, "puller", {"spec": {"deploymentName": None}})
-    puller.wait()
-    puller.cluster.kubectl("delete", "deployment", "their-web", "-n", puller.namespace)
 
 
 def test_a_missing_right_is_named(puller: Puller) -> None:
@@ -383,6 +340,50 @@ def test_of_two_operators_one_works_and_the_other_goes_on_for_it(cluster: Cluste
     puller.wait()
     assert images(puller) == [JAVA]
     cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=1", "-n", puller.namespace)
+
+
+def test_a_change_that_touches_the_deployment_rolls_it_once(puller: Puller) -> None:
+    def replica_sets() -> set[str]:
+        return {
+            found["metadata"]["uid"]
+            for found in puller.list("replicaset")
+            if found["metadata"]["ownerReferences"][0]["name"] == DEPLOYMENT
+        }
+
+    before, generation = replica_sets(), (puller.get("deployment", DEPLOYMENT) or {})["metadata"]["generation"]
+    change = {"deploymentMemoryLimit": "300Mi", "deploymentCPURequest": "40m", "images": f"theia={THEIA}"}
+    puller.patch(KIND, "puller", {"spec": change})
+    puller.wait()
+    puller.cluster.kubectl("rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=60s", "-n", puller.namespace)
+    stays(replica_sets, seconds=3)
+    assert len(replica_sets() - before) == 1
+    after = puller.get("deployment", DEPLOYMENT)
+    assert after
+    assert after["metadata"]["generation"] == generation + 1
+    (running,) = after["spec"]["template"]["spec"]["containers"]
+    assert (running["resources"]["limits"]["memory"], running["resources"]["requests"]["cpu"]) == ("300Mi", "40m")
+    back = {"deploymentMemoryLimit": None, "deploymentCPURequest": None, "images": f"java11={JAVA}"}
+    puller.patch(KIND, "puller", {"spec": back})
+    puller.wait()
+
+
+def test_a_deployment_of_somebody_else_is_not_taken(puller: Puller) -> None:
+    puller.apply(idle_deployment("their-web"))
+    before = puller.get("deployment", "their-web")
+    assert before
+    puller.patch(KIND, "puller", {"spec": {"deploymentName": "their-web"}})
+    message = puller.becomes("Degraded", "True", "ForeignObject")
+    assert f"Deployment {puller.namespace}/their-web was made by somebody else, and nothing is changed" in message
+    assert "spec.deploymentName" in message
+    assert puller.condition("Ready")[0] == "False"
+    after = puller.get("deployment", "their-web")
+    assert after
+    assert (after["metadata"]["uid"], after["spec"]) == (before["metadata"]["uid"], before["spec"])
+    assert after["metadata"].get("labels") == before["metadata"].get("labels")
+    assert puller.get("deployment", DEPLOYMENT)
+    puller.patch(KIND, "puller", {"spec": {"deploymentName": None}})
+    puller.wait()
+    puller.cluster.kubectl("delete", "deployment", "their-web", "-n", puller.namespace)
 
 
 def test_a_deleted_resource_takes_all_that_it_asked_for_along(cluster: Cluster, puller: Puller) -> None:
@@ -456,10 +457,18 @@ def test_all_namespaces_are_served_from_one(cluster: Cluster, puller: Puller) ->
         cluster.kubectl("delete", "clusterrole,clusterrolebinding", operator.NAME)
 
 
+def watch(puller: Puller, namespaces: str) -> None:
+    """As documented: WATCH_NAMESPACE has a value in a copy of operator.yaml."""
+    deployment = yaml.safe_load((ROOT / "deploy/operator/operator.yaml").read_text(encoding="utf-8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "WATCH_NAMESPACE", "value": namespaces}]
+    puller.apply(deployment)
+    until_it_runs(puller.cluster, puller.namespace)
+
+
 def test_one_other_namespace_or_several_are_served_with_rights_there_only(cluster: Cluster, puller: Puller) -> None:
-    """By the documented commands. In its own namespace it needs no more than its Lease then."""
+    """In its own namespace it needs no more than its Lease then."""
     (lease,) = [rule for rule in operator.rules() if rule["resources"] == ["leases"]]
-    deployment = f"deployment/{operator.NAME}"
     puller.patch("role", operator.NAME, {"rules": [lease]})
     try:
         with new_namespace(cluster) as first, new_namespace(cluster) as second, new_namespace(cluster) as foreign:
@@ -470,18 +479,15 @@ def test_one_other_namespace_or_several_are_served_with_rights_there_only(cluste
                 account = f"--serviceaccount={puller.namespace}:{operator.NAME}"
                 binding = ("create", "rolebinding", operator.NAME, f"--role={operator.NAME}", account)
                 cluster.kubectl(*binding, "-n", namespace)
+            watch(puller, first)
             one, other, unserved = (Puller(cluster, name) for name in (first, second, foreign))
             for each in (one, other, unserved):
                 each.apply(resource(images=f"java11={JAVA}"))
-
-            cluster.kubectl("set", "env", deployment, f"WATCH_NAMESPACE={first}", "-n", puller.namespace)
-            until_it_runs(cluster, puller.namespace)
             one.wait()
             assert images(one) == [JAVA]
             assert (other.get(KIND, "puller") or {}).get("status") is None
 
-            cluster.kubectl("set", "env", deployment, f"WATCH_NAMESPACE={first},{second}", "-n", puller.namespace)
-            until_it_runs(cluster, puller.namespace)
+            watch(puller, f"{first},{second}")
             other.wait()
             one.patch(KIND, "puller", {"spec": {"images": f"theia={THEIA}"}})
             one.wait()
