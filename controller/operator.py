@@ -17,8 +17,6 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import takeover
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
-    METADATA_LIST,
-    RESOURCES,
     ApiError,
     Change,
     Cluster,
@@ -38,12 +36,11 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     is_ours,
     metadata,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import other_csv, other_deployment
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operator import (
     KNOWN_DEPLOYMENTS,
     NAME,
     served_by_che,
-    served_by_deployment,
-    served_by_olm,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     KIND,
@@ -326,26 +323,21 @@ class Operator:
         namespace = metadata(resource)["namespace"]
         # One of ours in the namespace serves it, too, and goes before one that serves all.
         names = KNOWN_DEPLOYMENTS if namespace == self._own_namespace else (*KNOWN_DEPLOYMENTS, NAME)
-        for name in names:
-            found = self._cluster.get("Deployment", name, namespace)
-            if found is not None and (found.get("spec") or {}).get("replicas", 1):
-                return served_by_deployment(found)
-        return served_by_olm(self._csv_names(namespace))
+        return other_deployment(self._cluster, namespace, names) or self._other_csv(namespace)
 
-    def _csv_names(self, namespace: str) -> list[str]:
-        """What OLM has installed for a namespace, where there is OLM and it may be asked."""
+    def _other_csv(self, namespace: str) -> Refusal | None:
+        """Whether OLM has installed the known operator, where there is OLM and it may be asked."""
         if self._clock.monotonic() - self._olm_at < _ASK_AGAIN:
-            return []
+            return None
         try:
-            found = self._cluster.raw(RESOURCES["ClusterServiceVersion"].path(namespace), METADATA_LIST)
+            return other_csv(self._cluster, namespace)
         except ApiError as error:
             if error.status != 404 and not error.forbidden:
                 raise
             self._olm_at = self._clock.monotonic()
             if error.forbidden:
                 self._around.say("olm", f"whether OLM has another operator here is not known: {error}")
-            return []
-        return [item["metadata"]["name"] for item in found.get("items") or ()]
+            return None
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

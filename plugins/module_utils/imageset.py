@@ -533,6 +533,17 @@ def _write_guard(
     return ()
 
 
+def is_namespace_going(cluster: Cluster, name: str) -> bool:
+    """Whether a namespace is being deleted, or gone; False where nobody may say so."""
+    try:
+        namespace = cluster.get("Namespace", name)
+    except ApiError as error:
+        if error.forbidden:
+            return False
+        raise
+    return namespace is None or bool(namespace["metadata"].get("deletionTimestamp"))
+
+
 def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -> None:
     """Wait until the object with this uid is gone; RuntimeError after ``timeout`` seconds."""
     end = time.monotonic() + timeout

@@ -33,6 +33,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     ImageSet,
     belongs_to,
     installed_config_maps,
+    is_namespace_going,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
@@ -51,7 +52,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
-from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd, read_resource
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
@@ -115,6 +116,10 @@ def install(
     common, method = plan.required(), METHODS[choices.install_method]
     installation = _with_secrets(installation, plan, live)
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
+    if method.operated:
+        operated.refuse_others(hands)
+    if choices.install_method == OLM:
+        operated.require_olm(hands)
     operated.leave_others(hands, choices.install_method)
     _look_for_authorities(cluster, installation, common.namespace, outcome)
     if method.operated:
@@ -164,7 +169,7 @@ def _install_operator(
     outcome.sets = tuple(_with_names(wanted, class_name) for wanted in plan.sets)
     operated.hand_over(hands, [obj for obj in (main, *(found[describe(part)] for part in kept)) if obj])
     if choices.install_method == OLM:
-        operated.require_olm(hands)
+        running = operated.beside_groups(hands, running)
     else:
         operated.keep_definition(hands, crd())
     for part in running:
@@ -172,7 +177,12 @@ def _install_operator(
     if choices.install_method == OLM:
         operated.wait_for_csv(hands)
     resource, *groups = method.sets(installation, outcome.sets)
-    operated.keep_resource(hands, resource)
+    asked = operated.keep_resource(hands, resource)
+    if asked["spec"] != resource["spec"]:  # The DaemonSet is to follow what the operator is told.
+        told = read_resource(asked, openshift=installation.openshift).settings
+        outcome.sets = tuple(
+            wanted if wanted.group or told is None else replace(wanted, settings=told) for wanted in outcome.sets
+        )
     for part in groups:
         _keep(cluster, part, outcome, dry_run, found)
     operated.wait_until_kept(hands, resource)
@@ -629,20 +639,10 @@ def _is_going(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daem
     if data.get("deletionTimestamp"):
         return True
     if data["namespace"] != image_set.namespace:
-        return _is_namespace_going(cluster, data["namespace"])
+        return is_namespace_going(cluster, data["namespace"])
     owners = data.get("ownerReferences") or ()
     kept = any(owner["kind"] == "Deployment" and owner["name"] == image_set.deployment_name for owner in owners)
     return is_ours(daemonset) and (kept or belongs_to(cluster, image_set, sets, daemonset))
-
-
-def _is_namespace_going(cluster: Cluster, name: str) -> bool:
-    try:
-        namespace = cluster.get("Namespace", name)
-    except ApiError as error:
-        if error.forbidden:
-            return False
-        raise
-    return namespace is None or bool(namespace["metadata"].get("deletionTimestamp"))
 
 
 def _remove_namespace(

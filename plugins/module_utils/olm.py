@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import operator
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE, VERSION, Installation
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import LABELS, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operator import (
     CHANNEL,
     CSV_NAME,
@@ -159,6 +159,40 @@ def subscription(installation: Installation, namespace: str) -> list[dict[str, A
     return [{**group, "spec": {"targetNamespaces": [namespace]}}, {**asked, "spec": wanted}]
 
 
+def group_trouble(groups: Sequence[Mapping[str, Any]], namespace: str) -> str:
+    """Why OLM would not run the operator for a namespace beside the OperatorGroups that are in it; empty if it would.
+
+    OLM takes one OperatorGroup a namespace, and lets each ClusterServiceVersion there fail with two.
+    """
+    names = " and ".join(sorted(metadata(group)["name"] for group in groups))
+    if len(groups) > 1:
+        return (
+            f"Namespace {namespace} has the OperatorGroups {names}. OLM allows one, and every ClusterServiceVersion "
+            "there fails with more. Remedy: delete all but one"
+        )
+    for group in groups:
+        targets = _targets(group)
+        if targets in ([""], [namespace]):
+            continue
+        told = ", ".join(targets) if targets else "no namespace that OLM has told yet"
+        return (
+            f"OperatorGroup {names} of namespace {namespace} targets {told}. OLM allows one OperatorGroup in a "
+            f"namespace, and with this one the operator would not run for {namespace} alone or for all namespaces. "
+            "Remedy: let it do so, or name another namespace"
+        )
+    return ""
+
+
+def _targets(group: Mapping[str, Any]) -> list[str]:
+    """The namespaces that an OperatorGroup targets, [""] for all; none where only OLM can tell, and has not."""
+    spec, status = group.get("spec") or {}, group.get("status") or {}
+    if spec.get("targetNamespaces"):  # They go before a selector.
+        return sorted(set(spec["targetNamespaces"]))
+    if any((spec.get("selector") or {}).values()):
+        return sorted(status.get("namespaces") or ())
+    return [""]
+
+
 def csv_trouble(csv_: Mapping[str, Any] | None, subscription_: Mapping[str, Any] | None) -> str:
     """Why the operator is not there yet, in OLM's words; empty where OLM has said nothing."""
     if csv_ is not None:
@@ -228,5 +262,5 @@ def _title(field: str) -> str:
 
 
 def _object(api_version: str, kind: str, namespace: str) -> dict[str, Any]:
-    metadata = {"name": PACKAGE, "namespace": namespace, "labels": dict(LABELS)}
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
+    data = {"name": PACKAGE, "namespace": namespace, "labels": dict(LABELS)}
+    return {"apiVersion": api_version, "kind": kind, "metadata": data}

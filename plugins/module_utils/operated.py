@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import olm, operator
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import wait_until_gone
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
+    METADATA_LIST,
+    RESOURCES,
+    ApiError,
+    Change,
+    Cluster,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_namespace_going, wait_until_gone
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import METHODS, OLM, OPERATOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     MANAGED_BY,
@@ -24,6 +30,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     CRD_NAME,
     KIND,
+    Refusal,
     read_resource,
     spec_fields,
 )
@@ -64,6 +71,34 @@ class Hands:
 # --- install ---------------------------------------------------------------------------------------------------------
 
 
+def refuse_others(hands: Hands) -> None:
+    """RuntimeError, before anything is written, where another operator serves the resources of the namespace."""
+    refusals = [operator.served_by_che(resource) for resource in _resources(hands.cluster, hands.namespace)]
+    refusals += [other_deployment(hands.cluster, hands.namespace, operator.KNOWN_DEPLOYMENTS)]
+    try:
+        refusals += [other_csv(hands.cluster, hands.namespace)]
+    except ApiError as error:
+        if error.status != 404 and not error.forbidden:  # No OLM, or not for us to ask.
+            raise
+    if refusal := next(filter(None, refusals), None):
+        raise RuntimeError(refusal.message)
+
+
+def other_deployment(cluster: Cluster, namespace: str, names: Iterable[str]) -> Refusal | None:
+    """Whether an operator of one of these names serves the namespace; one that is scaled to nothing does not."""
+    for name in names:
+        found = cluster.get("Deployment", name, namespace)
+        if found is not None and (found.get("spec") or {}).get("replicas", 1):
+            return operator.served_by_deployment(found)
+    return None
+
+
+def other_csv(cluster: Cluster, namespace: str) -> Refusal | None:
+    """Whether OLM has installed the known operator for the namespace; ApiError where there is no OLM."""
+    found = cluster.raw(RESOURCES["ClusterServiceVersion"].path(namespace), METADATA_LIST)
+    return operator.served_by_olm([metadata(item)["name"] for item in found.get("items") or ()])
+
+
 def leave_others(hands: Hands, method: str) -> None:
     """Take the former method's operator away where another method follows, and let what it kept stay.
 
@@ -80,10 +115,11 @@ def leave_others(hands: Hands, method: str) -> None:
             f"Delete it with kubectl delete --cascade=orphan, or let install_method be {OPERATOR}"
         )
     subscription = _subscription(hands)
+    left = False
     if subscription is not None and method != OLM:
-        _remove_olm(hands, subscription)
+        left = _remove_olm(hands, subscription)
     elif subscription is None and deployment is not None and method != OPERATOR:
-        _remove_operator(hands)
+        left = _remove_operator(hands)
     for resource in leaving:
         # Orphaned, its objects lose their owner and stay; the garbage collector takes the reference off.
         name = metadata(resource)["name"]
@@ -91,6 +127,8 @@ def leave_others(hands: Hands, method: str) -> None:
         hands.did(Change("deleted", KIND, describe(resource), resource))
         if not hands.dry_run:
             wait_until_gone(hands.cluster, resource, _GONE)
+    if left and not METHODS[method].operated:
+        _remove_definition(hands)
 
 
 def hand_over(hands: Hands, found: Iterable[Mapping[str, Any]]) -> None:
@@ -106,7 +144,7 @@ def hand_over(hands: Hands, found: Iterable[Mapping[str, Any]]) -> None:
 
 
 def require_olm(hands: Hands) -> None:
-    """RuntimeError where there is no OLM."""
+    """RuntimeError where there is no OLM, or the namespace has an OperatorGroup beside which ours can't be."""
     try:
         hands.cluster.raw("/apis/operators.coreos.com")
     except ApiError as error:
@@ -116,6 +154,22 @@ def require_olm(hands: Hands) -> None:
             "The Operator Lifecycle Manager is not on this cluster (it does not serve operators.coreos.com). "
             f"Remedy: install it, or let install_method be {OPERATOR}"
         ) from error
+    if trouble := olm.group_trouble(_foreign_groups(hands), hands.namespace):
+        raise RuntimeError(trouble)
+
+
+def beside_groups(hands: Hands, asked: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is asked of OLM, without an OperatorGroup where the namespace has one; then ours goes, if it is there."""
+    if not _foreign_groups(hands):
+        return list(asked)
+    hands.remove("OperatorGroup", operator.PACKAGE, hands.namespace)
+    return [obj for obj in asked if obj["kind"] != "OperatorGroup"]
+
+
+def _foreign_groups(hands: Hands) -> list[dict[str, Any]]:
+    """The OperatorGroups of the namespace but ours."""
+    found, _version = hands.cluster.list("OperatorGroup", hands.namespace)
+    return [group for group in found if not (is_ours(group) and metadata(group)["name"] == operator.PACKAGE)]
 
 
 def keep_definition(hands: Hands, definition: dict[str, Any]) -> None:
@@ -163,8 +217,8 @@ def understood(cluster: Cluster, resource: dict[str, Any]) -> tuple[dict[str, An
     return {**resource, "spec": spec}, left
 
 
-def keep_resource(hands: Hands, resource: dict[str, Any]) -> None:
-    """Keep the resource as soon as the cluster serves its kind."""
+def keep_resource(hands: Hands, resource: dict[str, Any]) -> dict[str, Any]:
+    """Keep the resource as soon as the cluster serves its kind; it, in the fields that the cluster knows."""
     asked, left = understood(hands.cluster, resource)
     if left:
         hands.say(
@@ -180,7 +234,7 @@ def keep_resource(hands: Hands, resource: dict[str, Any]) -> None:
                 raise
             time.sleep(_PAUSES[0])
         else:
-            return
+            return asked
 
 
 def wait_until_kept(hands: Hands, resource: dict[str, Any]) -> None:
@@ -256,13 +310,13 @@ def uninstall(hands: Hands) -> bool:
         return False
     for resource in _resources(hands.cluster, hands.namespace):
         hands.remove(KIND, metadata(resource)["name"], hands.namespace)
+    left = False
     if subscription := _subscription(hands):
-        _remove_olm(hands, subscription)
+        left = _remove_olm(hands, subscription)
     elif hands.cluster.get("Deployment", operator.NAME, hands.namespace) is not None:
-        _remove_operator(hands)
-    else:
-        return True
-    _remove_definition(hands)
+        left = _remove_operator(hands)
+    if left:
+        _remove_definition(hands)
     return True
 
 
@@ -276,8 +330,13 @@ def _remove_definition(hands: Hands) -> None:
         labels = metadata(live).get("labels") or {}
         mark = f"operators.coreos.com/{operator.PACKAGE}."
         elsewhere = [n.removeprefix(mark) for n in labels if n.startswith(mark) and n != mark + hands.namespace]
+        found, _version = hands.cluster.list("Deployment", fields=f"metadata.name={operator.NAME}")
+        places = [metadata(each)["namespace"] for each in found if metadata(each)["namespace"] != hands.namespace]
+        serving = next((name for name in places if not is_namespace_going(hands.cluster, name)), None)
         if elsewhere:
             hands.left(f"{describe(live)} stays: OLM has the operator in {', '.join(sorted(elsewhere))}, too")
+        elif serving:
+            hands.left(f"{describe(live)} stays: Deployment {serving}/{operator.NAME} needs it")
         elif others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             hands.left(f"{describe(live)} stays: {', '.join(map(describe, others[:3]))}{more} would go with it")
@@ -289,26 +348,33 @@ def _remove_definition(hands: Hands) -> None:
         hands.left(f"CustomResourceDefinition {CRD_NAME} stays, if it is there: {error}")
 
 
-def _remove_operator(hands: Hands) -> None:
+def _remove_operator(hands: Hands) -> bool:
     for kind in _OPERATOR:
         hands.remove(kind, operator.NAME, hands.namespace)
+    return True
 
 
-def _remove_olm(hands: Hands, subscription: Mapping[str, Any]) -> None:
-    """The Subscription first, so that OLM does not bring back what goes next."""
+def _remove_olm(hands: Hands, subscription: Mapping[str, Any]) -> bool:
+    """The Subscription first, so that OLM does not bring back what goes next; False where it is not ours to remove."""
     status = subscription.get("status") or {}
     if not is_ours(subscription):
         hands.left(f"{describe(subscription)} stays, and with it the operator: it was not made by Ansible")
-        return
+        return False
     hands.remove("Subscription", operator.PACKAGE, hands.namespace)
     for name in dict.fromkeys(filter(None, (status.get("installedCSV"), status.get("currentCSV")))):
         if hands.cluster.delete("ClusterServiceVersion", name, hands.namespace, dry_run=hands.dry_run):
             where = f"ClusterServiceVersion {hands.namespace}/{name}"
             hands.did(Change("deleted", "ClusterServiceVersion", where))
-    hands.remove("OperatorGroup", operator.PACKAGE, hands.namespace)
+    asked, _version = hands.cluster.list("Subscription", hands.namespace)
+    others = [other for other in asked if metadata(other)["name"] != operator.PACKAGE]
+    if others and hands.cluster.get("OperatorGroup", operator.PACKAGE, hands.namespace) is not None:
+        hands.left(f"OperatorGroup {hands.namespace}/{operator.PACKAGE} stays: {describe(others[0])} needs one")
+    else:
+        hands.remove("OperatorGroup", operator.PACKAGE, hands.namespace)
     deployment = hands.cluster.get("Deployment", operator.NAME, hands.namespace)
     if deployment is not None and not hands.dry_run:
         wait_until_gone(hands.cluster, deployment, _GONE)  # It goes with its ClusterServiceVersion.
+    return True
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------

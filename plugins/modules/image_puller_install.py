@@ -83,6 +83,8 @@ options:
       - V(operator) installs the operator and its definition of C(KubernetesImagePuller), writes such a resource, and
         waits at most O(wait_timeout) until the operator has brought about the rest.
       - V(olm) does the same, but has the Operator Lifecycle Manager install the operator, from O(olm_catalog).
+        An OperatorGroup that is there is used where it targets this namespace alone or all, and refused else.
+      - Where another operator serves the namespace, V(operator) and V(olm) refuse before anything is changed.
       - Names are the same in every method. A method that follows another keeps the DaemonSets and their pods.
     type: str
     choices: [manifests, openshift_template, operator, olm]

@@ -3,8 +3,9 @@
 
 On three real nodes whose kubelets remove every image that no container uses, at their next garbage collection (every
 five minutes; two images that nobody uses show that they do). A stand-in for the known controller holds five images; the
-playbook `install` takes over so that the collection falls into the roll. Each node's own runtime is asked all the time
-which images it has and which of them a container uses.
+playbook `install` takes over so that the collection falls into the roll: the kubelets' logs tell when they collect, and
+a rehearsal in check mode how long the playbook takes until then. Each node's own runtime is asked all the time which
+images it has and which of them a container uses.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ NODES = 3
 IMAGES = {f"image-{number}": f"registry.example.com/bench/image-{number}:1" for number in range(5)}
 UNUSED = [f"registry.example.com/bench-unused/image-{number}:1" for number in range(2)]
 NAMESPACE = "bench-takeover"
-COLLECTION = 300.0  # Seconds between two collections of a kubelet, the first that long after its start.
-LEAD = 27.0  # Seconds before a collection at which the takeover begins: its roll then goes on.
+COLLECTION = 300.0  # Seconds between two collections of a kubelet.
+COLLECTS = "trying to free bytes down to the low threshold"  # What a kubelet logs as it collects.
+# Seconds from the playbook's reading, which a rehearsal does too, to the middle of the roll: the controller starts.
+MIDDLE = 15.0
 GENEROUS = {"imageGCHighThresholdPercent": 1, "imageGCLowThresholdPercent": 0, "imageMinimumGCAge": "5s"}
 
 
 class Witness:
     """One node, as its runtime tells: which images are missing, and for how long each is in no container."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: EmbeddedCluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
         self.node = cluster.node(name)
         self.lost: set[str] = set()
         self.gap = (0.0, 0.0)  # The longest, its begin and its end.
-        self.collected_at = 0.0  # When what nobody uses was gone.
+        self.collected_at = 0.0  # By the kubelet's log; there may have been some before.
+        self.before = collections(cluster, name)
+        self.unused: set[str] = set()
         self.samples = 0
         self.used_at: dict[str, float] = {}
 
@@ -50,8 +56,9 @@ class Witness:
         there = self.node.images()
         after = time.monotonic()
         self.samples += 1
-        if not set(UNUSED) & set(there):
-            self.collected_at = self.collected_at or after
+        self.unused = set(UNUSED) & set(there)
+        if not self.collected_at and collections(self.cluster, self.name) > self.before:
+            self.collected_at = after
         for image in IMAGES.values():
             self.lost |= set() if image in there else {image}
             if image in used:
@@ -69,15 +76,21 @@ def main() -> None:
     with running("bench-takeover", nodes=NODES, simulated=0) as cluster:
         assert isinstance(cluster, EmbeddedCluster)
         cluster.enter()
-        began = collect_all(cluster)
+        collect_all(cluster)
         prepare(cluster)
-        leave_unused(cluster)
         wait_for(lambda: ready(cluster), "the stand-in's pods are not ready")
+        leave_unused(cluster)
         # A kubelet spares what it had not seen at the collection before.
-        pause = began + 2 * COLLECTION - LEAD - time.monotonic()
+        last = next_collections(cluster)
+        start = time.monotonic()
+        install(cluster, "--check")
+        rehearsal = time.monotonic() - start
+        pause = sum(last) / NODES + COLLECTION - rehearsal - MIDDLE - time.monotonic()
+        print(
+            f"the rehearsal took {rehearsal:.0f} s; waiting {pause:.0f} s for the next garbage collection", flush=True
+        )
         if pause < 0:
-            sys.exit("preparing took longer than a kubelet waits; nothing was measured")
-        print(f"waiting {pause:.0f} s for the kubelets' garbage collection", flush=True)
+            sys.exit("the rehearsal took longer than a kubelet waits; nothing was measured")
         time.sleep(pause)
         before, since = uid(cluster), time.time()
         with watched(cluster) as witnesses:
@@ -98,6 +111,7 @@ def main() -> None:
         print_figure(
             "seconds of the roll; collections, after its begin", f"{end - begin:.0f}; {_ages(witnesses, begin)}"
         )
+        print_figure("images that nobody uses, afterwards", str(sum(len(each.unused) for each in witnesses)), "0")
         print_figure("the same DaemonSet afterwards", "yes" if uid(cluster) == before else "no")
         print_figure("seconds of the playbook, with its wait", f"{seconds:.0f}")
         print_figure("samples of each node", ", ".join(str(each.samples) for each in witnesses))
@@ -107,17 +121,37 @@ def _ages(witnesses: list[Witness], begin: float) -> str:
     return ", ".join(f"{each.collected_at - begin:.0f}" for each in witnesses)
 
 
-def collect_all(cluster: EmbeddedCluster) -> float:
-    """Let every kubelet remove what no container uses; when they were started with that."""
+def collections(cluster: EmbeddedCluster, name: str) -> int:
+    """How often a node's kubelet has collected images, as its log tells."""
+    log = cluster.node(name).log("kubelet").read_text(encoding="utf-8", errors="replace")
+    return log.count(COLLECTS)
+
+
+def next_collections(cluster: EmbeddedCluster) -> list[float]:
+    """Wait until every kubelet has collected once more; when each did."""
+    before = {name: collections(cluster, name) for name in cluster.nodes}
+    print("waiting for every kubelet's next garbage collection", flush=True)
+    done: dict[str, float] = {}
+
+    def all_have() -> bool:
+        for name in cluster.nodes:
+            if name not in done and collections(cluster, name) > before[name]:
+                done[name] = time.monotonic()
+        return len(done) == len(before)
+
+    wait_for(all_have, "a kubelet collected nothing", 2 * COLLECTION)
+    return list(done.values())
+
+
+def collect_all(cluster: EmbeddedCluster) -> None:
+    """Let every kubelet remove what no container uses, all at about the same time."""
     for name in cluster.nodes:
         node = cluster.node(name)
         node.stop(runtime=False)
         path = node.directory / "kubelet.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | GENEROUS))
-    began = time.monotonic()
     for name in cluster.nodes:
         cluster.node(name).start()
-    return began
 
 
 def prepare(cluster: Cluster) -> None:
@@ -159,9 +193,10 @@ def uid(cluster: Cluster) -> str:
     return cluster.kubectl("get", "daemonset", known.NAME, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
 
 
-def install(cluster: Cluster) -> None:
+def install(cluster: Cluster, *arguments: str) -> None:
     """The playbook, with nothing but the namespace."""
-    command = ["ansible-playbook", "kubecache.image_puller.install", "-e", f"image_puller_namespace={NAMESPACE}"]
+    variables = ("-e", f"image_puller_namespace={NAMESPACE}")
+    command = ["ansible-playbook", "kubecache.image_puller.install", *variables, *arguments]
     environment = ansible_environment(cluster)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
@@ -169,7 +204,7 @@ def install(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def watched(cluster: Cluster) -> Iterator[list[Witness]]:
+def watched(cluster: EmbeddedCluster) -> Iterator[list[Witness]]:
     """Look at every node all the time, each in a thread of its own."""
     witnesses, ended = [Witness(cluster, name) for name in cluster.nodes], threading.Event()
 

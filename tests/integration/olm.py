@@ -3,8 +3,9 @@
 
 It stands for this behaviour: a Subscription beside an OperatorGroup gets the ClusterServiceVersion of the bundle; the
 definition is applied with OLM's label, account, Role and Deployment are made, owned by the ClusterServiceVersion, the
-target namespaces are written on the pod; phase and names come into the statuses. It resolves nothing, upgrades nothing,
-and has no catalog: the bundle is the one of this checkout.
+target namespaces are written on the pod; phase and names come into the statuses. With two OperatorGroups in a namespace
+the ClusterServiceVersion there fails. It resolves nothing, upgrades nothing, has no catalog (the bundle is the one of
+this checkout), and gives rights in the OperatorGroup's own namespace only.
 """
 
 from __future__ import annotations
@@ -43,9 +44,13 @@ def _definition(kind: str, version: str) -> dict[str, Any]:
 
 
 class StandIn:
-    """Works while it is entered."""
+    """Works while it is entered.
+
+    ``failure``: reason and message with which the next ClusterServiceVersion fails; empty: it does not.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
+        self.failure: dict[str, str] = {}
         self._cluster = cluster
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -67,7 +72,7 @@ class StandIn:
         self._stop.set()
         self._thread.join(30)
         names = [f"{kind.lower()}s.operators.coreos.com" for kind in _KINDS]
-        self._cluster.kubectl("delete", "crd", *names, "--ignore-not-found", "--wait=false")
+        self._cluster.kubectl("delete", "crd", *names, "--ignore-not-found", "--timeout=60s")
 
     def _run(self) -> None:
         while not self._stop.wait(0.5):
@@ -79,14 +84,15 @@ class StandIn:
     def _serve(self, subscription: dict[str, Any]) -> None:
         namespace = subscription["metadata"]["namespace"]
         groups = self._list("operatorgroups", namespace)
-        if len(groups) != 1:  # As OLM has it: none or two, and nothing is installed.
-            return
         found = [
             csv
             for csv in self._list("clusterserviceversions", namespace)
             if csv["metadata"]["name"] == self._csv["metadata"]["name"]
         ]
-        if not found:
+        if len(groups) != 1:  # As OLM has it: none or two, and nothing is installed.
+            for csv in found if groups else ():
+                self._status("clusterserviceversion", csv, phase="Failed", reason="TooManyOperatorGroups")
+        elif not found:
             self._install(namespace, groups[0]["spec"]["targetNamespaces"])
         elif found[0].get("status", {}).get("phase") != "Succeeded":
             self._look(found[0], subscription)
@@ -136,6 +142,10 @@ class StandIn:
 
     def _look(self, csv: dict[str, Any], subscription: dict[str, Any]) -> None:
         namespace, name = csv["metadata"]["namespace"], csv["metadata"]["name"]
+        if self.failure:
+            self._status("clusterserviceversion", csv, phase="Failed", **self.failure)
+            self._status("subscription", subscription, currentCSV=name)
+            return
         (deployed,) = csv["spec"]["install"]["spec"]["deployments"]
         told = self._cluster.kubectl("get", "deployment", deployed["name"], "-n", namespace, "-o", "json")
         available = json.loads(told).get("status", {}).get("availableReplicas")

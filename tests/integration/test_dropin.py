@@ -131,6 +131,18 @@ def test_under_a_role_without_list_it_looks_at_its_daemonset_by_name(cluster: Cl
     assert "Until then the DaemonSet is looked at once a minute" in log(cluster, narrow)
 
 
+def test_what_templates_made_is_driven_by_our_image(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
+    """With nothing but the parameters IMAGE and IMAGE_TAG changed, under the Role that the Templates make."""
+    listed = f"java11={JAVA};\n  theia={THEIA};\n"
+    known.apply(cluster, namespace, *known.from_templates(namespace, IMAGE, IMAGES=listed))
+    eventually(lambda: kubectl.get("daemonset", DAEMONSET), 60)
+    eventually(lambda: holds(kubectl, JAVA, THEIA), 60)
+    before = uid(kubectl)
+    restart(cluster, kubectl)
+    stays(lambda: uid(kubectl), seconds=3)
+    assert uid(kubectl) == before
+
+
 # --- the known controller with our ConfigMap and our helper -----------------------------------------------------------
 
 
@@ -167,6 +179,26 @@ def running(cluster: Cluster, namespace: str, kubectl: Kubectl) -> Kubectl:
     eventually(lambda: kubectl.get("daemonset", DAEMONSET), 60)
     eventually(lambda: holds(kubectl, JAVA, THEIA), 60)
     return kubectl
+
+
+def test_what_templates_made_is_taken_over(cluster: Cluster, namespace: str, kubectl: Kubectl, module: Module) -> None:
+    listed = f"java11={JAVA};\n  theia={THEIA};\n"
+    made = known.from_templates(namespace, IMAGES=listed, CACHING_MEMORY_LIMIT="30Mi")
+    known.apply(cluster, namespace, *made)
+    eventually(lambda: kubectl.get("daemonset", DAEMONSET), 60)
+    eventually(lambda: holds(kubectl, JAVA, THEIA), 60)
+    before, since = uid(kubectl), time.time()
+    module("install", daemonset=True, wait=True)
+    eventually(lambda: holds(kubectl, JAVA, THEIA), 60)
+    assert uid(kubectl) == before
+    assert [request for request in cluster.registry_requests(since) if "/team/" in request["path"]] == []
+    (deployment,) = kubectl.list("deployment")
+    assert [c["image"] for c in deployment["spec"]["template"]["spec"]["containers"]] == [IMAGE]
+    assert "priorityClassName" not in deployment["spec"]["template"]["spec"]
+    assert [role["metadata"]["name"] for role in kubectl.list("role")] == ["k8s-image-puller"]
+    for container in kubectl.daemonset()["spec"]["template"]["spec"]["containers"]:
+        assert container["resources"]["limits"]["memory"] == "30Mi"
+    assert not module("install", daemonset=True, wait=True)["changed"]
 
 
 def settled(kubectl: Kubectl) -> tuple[Any, ...]:

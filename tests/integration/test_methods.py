@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGED_BY, MANAGER
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operator import PACKAGE
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import CRD_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.template import process
 from tests.cluster import Cluster
 from tests.running import ROOT
@@ -59,10 +62,14 @@ def verify_as_documented(cluster: Cluster, kubectl: Kubectl, **cached: str) -> N
 
 
 def nothing_is_left(cluster: Cluster, namespace: str) -> None:
+    """Neither the namespace nor what installations share: uninstall said that nobody else uses it."""
     assert cluster.kubectl("get", "namespace", namespace, "--ignore-not-found") == ""
-    for kind in ("clusterrolebinding", "clusterrole", "priorityclass"):
-        told = cluster.kubectl("get", kind, "-l", "app.kubernetes.io/managed-by=kubecache.image_puller", "-o", "name")
-        assert namespace not in told
+    kinds = "clusterrolebinding,clusterrole,priorityclass,customresourcedefinition"
+    for label in (f"{MANAGED_BY}={MANAGER}", f"operators.coreos.com/{PACKAGE}.{namespace}"):
+        assert cluster.kubectl("get", kinds, "-l", label, "-o", "name").split() == []
+    assert f"customresourcedefinition.apiextensions.k8s.io/{CRD_NAME}" not in cluster.kubectl(
+        "get", "crd", "-o", "name"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,11 +97,12 @@ def test_a_method_from_the_installation_to_the_last_object(
     nothing_is_left(cluster, namespace)
 
 
+@pytest.mark.parametrize("order", [METHODS, METHODS[::-1]], ids=["there", "and back"])
 def test_another_method_takes_over_and_the_cache_stays(
-    cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl
+    cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl, playbook: Playbook, order: tuple[str, ...]
 ) -> None:
     """From each method to the next, and back to the first: the DaemonSet and its pods are those from before."""
-    first, *others = METHODS
+    first, *others = order
     module("install", images={"java11": JAVA}, install_method=first, daemonset=True, wait=True)
     eventually(lambda: kubectl.daemonset().get("status", {}).get("numberReady") == 2)
     before, pods = kubectl.daemonset()["metadata"], pods_of(kubectl)
@@ -105,6 +113,8 @@ def test_another_method_takes_over_and_the_cache_stays(
         assert pods_of(kubectl) == pods, method
         again = module("install", install_method=method, daemonset=True, wait=True)
         assert not again["changed"], again["objects"]
+    assert "Nothing of the installation stays" in playbook("uninstall").stdout
+    nothing_is_left(cluster, namespace)
 
 
 def test_the_documented_commands_for_templates(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:

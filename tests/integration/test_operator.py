@@ -18,8 +18,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils import oper
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     CRD_NAME,
-    KNOWN_FIELDS,
-    crd,
     owner_reference,
 )
 from tests.cluster import Cluster, ClusterError
@@ -30,6 +28,7 @@ from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, eventually, ne
 
 JAVA = "registry.example.com/team/java11:2.1"
 THEIA = "registry.example.com/team/theia:2.1"
+HANGS = "registry.example.com/hanging/image:1"
 KIND = "kubernetesimagepuller"
 FIVE = (
     "crds/che.eclipse.org_kubernetesimagepullers_crd.yaml",
@@ -93,17 +92,38 @@ def resource(name: str = "puller", **spec: str) -> dict[str, Any]:
     }
 
 
+def install_by_hand(cluster: Cluster, namespace: str) -> None:
+    """The documented commands, and the wait for the operator."""
+    cluster.kubectl("create", "namespace", namespace)
+    for path in FIVE:
+        cluster.kubectl("apply", "-n", namespace, "-f", str(ROOT / "deploy/operator" / path))
+    until_it_runs(cluster, namespace)
+
+
+def until_it_runs(cluster: Cluster, namespace: str) -> None:
+    wait = ("rollout", "status", f"deployment/{operator.NAME}", "--timeout=90s")
+    cluster.kubectl(*wait, "-n", namespace)
+
+
+def idle_deployment(name: str) -> dict[str, Any]:
+    """A Deployment whose pod finds no node."""
+    pod = {"containers": [{"name": "idle", "image": JAVA}], "nodeSelector": {"no": "node"}}
+    labels = {"name": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
+    }
+
+
 @pytest.fixture(scope="module")
 def puller(cluster: Cluster) -> Iterator[Puller]:
     """The operator, installed by the documented commands."""
     for reference in (JAVA, THEIA):
         cluster.push(reference)
     with new_namespace(cluster) as namespace:
-        cluster.kubectl("create", "namespace", namespace)
-        for path in FIVE:
-            cluster.kubectl("apply", "-n", namespace, "-f", str(ROOT / "deploy/operator" / path))
-        wait = ("rollout", "status", f"deployment/{operator.NAME}", "--timeout=90s")
-        cluster.kubectl(*wait, "-n", namespace)
+        install_by_hand(cluster, namespace)
         try:
             yield Puller(cluster, namespace)
         finally:
@@ -196,7 +216,12 @@ def test_what_fails_on_the_nodes_is_in_the_status(puller: Puller) -> None:
 
 def test_drift_is_repaired_and_what_others_added_stays(puller: Puller) -> None:
     puller.patch("deployment", DEPLOYMENT, {"metadata": {"labels": {"team": "platform"}}, "spec": {"replicas": 0}})
-    container = {"name": "image-puller", "env": [{"name": "CONFIG_MAP_NAME", "value": "other"}]}
+    drifted = {"limits": {"memory": "1Gi"}, "requests": {"cpu": "1m"}}
+    container = {
+        "name": "image-puller",
+        "env": [{"name": "CONFIG_MAP_NAME", "value": "other"}],
+        "resources": drifted,
+    }
     puller.patch("deployment", DEPLOYMENT, {"spec": {"template": {"spec": {"containers": [container]}}}}, "strategic")
     puller.patch("configmap", CONFIG_MAP, {"data": {"IMAGES": "other=registry.example.com/team/java11:2.1"}})
 
@@ -204,8 +229,12 @@ def test_drift_is_repaired_and_what_others_added_stays(puller: Puller) -> None:
         deployment, config_map = puller.get("deployment", DEPLOYMENT), puller.get("configmap", CONFIG_MAP)
         assert deployment
         assert config_map
-        (env,) = [c["env"] for c in deployment["spec"]["template"]["spec"]["containers"]]
-        assert {"name": "CONFIG_MAP_NAME", "value": CONFIG_MAP} in env
+        (running,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert {"name": "CONFIG_MAP_NAME", "value": CONFIG_MAP} in running["env"]
+        assert running["resources"] == {
+            "requests": {"cpu": "50m", "memory": "64Mi"},
+            "limits": {"cpu": "200m", "memory": "256Mi"},
+        }
         assert deployment["spec"]["replicas"] == 1
         assert deployment["metadata"]["labels"]["team"] == "platform"
         return bool(config_map["data"]["IMAGES"] == f"java11={JAVA};theia={THEIA}")
@@ -226,15 +255,7 @@ def test_a_second_resource_waits_and_says_for_which(puller: Puller) -> None:
 
 def test_another_operator_is_not_fought(puller: Puller) -> None:
     """A Deployment of the known operator's name, whose pod need not run, stands in for it."""
-    pod = {"containers": [{"name": "operator", "image": JAVA}], "nodeSelector": {"no": "node"}}
-    labels = {"name": operator.KNOWN_DEPLOYMENTS[0]}
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": operator.KNOWN_DEPLOYMENTS[0]},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
-    }
-    puller.apply(deployment)
+    puller.apply(idle_deployment(operator.KNOWN_DEPLOYMENTS[0]))
     puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA}"}})
     message = puller.becomes("Degraded", "True", "OtherOperator")
     assert f"Deployment {puller.namespace}/{operator.KNOWN_DEPLOYMENTS[0]} serves" in message
@@ -321,11 +342,65 @@ def test_of_two_operators_one_works_and_the_other_goes_on_for_it(cluster: Cluste
     cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=1", "-n", puller.namespace)
 
 
-def test_a_deleted_resource_takes_all_that_it_asked_for_along(puller: Puller) -> None:
-    assert len(puller.everything()) == 7
-    puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};hangs=registry.example.com/team/hangs:1"}})
-    puller.cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
-    eventually(lambda: puller.everything() == [], 60)
+def test_a_change_that_touches_the_deployment_rolls_it_once(puller: Puller) -> None:
+    def replica_sets() -> set[str]:
+        return {
+            found["metadata"]["uid"]
+            for found in puller.list("replicaset")
+            if found["metadata"]["ownerReferences"][0]["name"] == DEPLOYMENT
+        }
+
+    before, generation = replica_sets(), (puller.get("deployment", DEPLOYMENT) or {})["metadata"]["generation"]
+    change = {"deploymentMemoryLimit": "300Mi", "deploymentCPURequest": "40m", "images": f"theia={THEIA}"}
+    puller.patch(KIND, "puller", {"spec": change})
+    puller.wait()
+    puller.cluster.kubectl("rollout", "status", f"deployment/{DEPLOYMENT}", "--timeout=60s", "-n", puller.namespace)
+    stays(replica_sets, seconds=3)
+    assert len(replica_sets() - before) == 1
+    after = puller.get("deployment", DEPLOYMENT)
+    assert after
+    assert after["metadata"]["generation"] == generation + 1
+    (running,) = after["spec"]["template"]["spec"]["containers"]
+    assert (running["resources"]["limits"]["memory"], running["resources"]["requests"]["cpu"]) == ("300Mi", "40m")
+    back = {"deploymentMemoryLimit": None, "deploymentCPURequest": None, "images": f"java11={JAVA}"}
+    puller.patch(KIND, "puller", {"spec": back})
+    puller.wait()
+
+
+def test_a_deployment_of_somebody_else_is_not_taken(puller: Puller) -> None:
+    puller.apply(idle_deployment("their-web"))
+    before = puller.get("deployment", "their-web")
+    assert before
+    puller.patch(KIND, "puller", {"spec": {"deploymentName": "their-web"}})
+    message = puller.becomes("Degraded", "True", "ForeignObject")
+    assert f"Deployment {puller.namespace}/their-web was made by somebody else, and nothing is changed" in message
+    assert "spec.deploymentName" in message
+    assert puller.condition("Ready")[0] == "False"
+    after = puller.get("deployment", "their-web")
+    assert after
+    assert (after["metadata"]["uid"], after["spec"]) == (before["metadata"]["uid"], before["spec"])
+    assert after["metadata"].get("labels") == before["metadata"].get("labels")
+    assert puller.get("deployment", DEPLOYMENT)
+    puller.patch(KIND, "puller", {"spec": {"deploymentName": None}})
+    puller.wait()
+    puller.cluster.kubectl("delete", "deployment", "their-web", "-n", puller.namespace)
+
+
+def test_a_deleted_resource_takes_all_that_it_asked_for_along(cluster: Cluster, puller: Puller) -> None:
+    """While its pods pull: the registry takes the request for the image, and answers nothing."""
+    cluster.push(HANGS)
+    cluster.registry_fault("hanging/", "hang")
+    try:
+        assert len(puller.everything()) == 7
+        puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};hangs={HANGS}"}})
+        puller.becomes("Progressing", "True", "Progressing")
+        eventually(lambda: (puller.get(KIND, "puller") or {})["status"]["pulling"] >= 1, 60)
+        puller.cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
+        eventually(lambda: puller.everything() == [], 60)
+        eventually(lambda: puller.list("pod", "-l", f"kubecache.io/daemonset={DAEMONSET}") == [], 60)
+        assert not any(cluster.node(node).has_image(HANGS) for node in cluster.nodes)
+    finally:
+        cluster.registry_clear()
     assert puller.get("configmap", "theirs")
 
 
@@ -382,24 +457,55 @@ def test_all_namespaces_are_served_from_one(cluster: Cluster, puller: Puller) ->
         cluster.kubectl("delete", "clusterrole,clusterrolebinding", operator.NAME)
 
 
-def known_definition() -> dict[str, Any]:
-    """The definition as the known project has it, written from its contract: texts, and a status of one field."""
-    made = crd()
-    (version,) = made["spec"]["versions"]
-    del version["additionalPrinterColumns"]
-    text = {"type": "string"}
-    properties = version["schema"]["openAPIV3Schema"]["properties"]
-    properties["spec"] = {"type": "object", "properties": dict.fromkeys(KNOWN_FIELDS, text)}
-    properties["status"] = {"type": "object", "properties": {"imagePullerImage": text}}
-    del made["metadata"]["labels"]
-    return made
+def watch(puller: Puller, namespaces: str) -> None:
+    """As documented: WATCH_NAMESPACE has a value in a copy of operator.yaml."""
+    deployment = yaml.safe_load((ROOT / "deploy/operator/operator.yaml").read_text(encoding="utf-8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "WATCH_NAMESPACE", "value": namespaces}]
+    puller.apply(deployment)
+    until_it_runs(puller.cluster, puller.namespace)
+
+
+def test_one_other_namespace_or_several_are_served_with_rights_there_only(cluster: Cluster, puller: Puller) -> None:
+    """In its own namespace it needs no more than its Lease then."""
+    (lease,) = [rule for rule in operator.rules() if rule["resources"] == ["leases"]]
+    puller.patch("role", operator.NAME, {"rules": [lease]})
+    try:
+        with new_namespace(cluster) as first, new_namespace(cluster) as second, new_namespace(cluster) as foreign:
+            for namespace in (first, second, foreign):
+                cluster.kubectl("create", "namespace", namespace)
+            for namespace in (first, second):
+                cluster.kubectl("apply", "-n", namespace, "-f", str(ROOT / "deploy/operator/role.yaml"))
+                account = f"--serviceaccount={puller.namespace}:{operator.NAME}"
+                binding = ("create", "rolebinding", operator.NAME, f"--role={operator.NAME}", account)
+                cluster.kubectl(*binding, "-n", namespace)
+            watch(puller, first)
+            one, other, unserved = (Puller(cluster, name) for name in (first, second, foreign))
+            for each in (one, other, unserved):
+                each.apply(resource(images=f"java11={JAVA}"))
+            one.wait()
+            assert images(one) == [JAVA]
+            assert (other.get(KIND, "puller") or {}).get("status") is None
+
+            watch(puller, f"{first},{second}")
+            other.wait()
+            one.patch(KIND, "puller", {"spec": {"images": f"theia={THEIA}"}})
+            one.wait()
+            assert (images(one), images(other)) == ([THEIA], [JAVA])
+            assert (unserved.get(KIND, "puller") or {}).get("status") is None
+            assert unserved.everything() == []
+            log = puller.log()
+            assert "unexpected error" not in log
+            assert "is forbidden" not in log, log
+    finally:
+        cluster.kubectl("apply", "-n", puller.namespace, "-f", str(ROOT / "deploy/operator/role.yaml"))
 
 
 def test_the_known_definition_without_our_additions_will_do(cluster: Cluster, puller: Puller) -> None:
     cluster.kubectl("delete", "crd", CRD_NAME, "--timeout=60s")
     for path in ("role.yaml", "operator.yaml"):
         cluster.kubectl("apply", "-n", puller.namespace, "-f", str(ROOT / "deploy/operator" / path))
-    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(known_definition()))
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(known.definition()))
     cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s")
     cluster.kubectl("rollout", "status", f"deployment/{operator.NAME}", "--timeout=90s", "-n", puller.namespace)
     puller.apply(resource(images=f"java11={JAVA}", cachingMemoryLimit="30Mi"))
