@@ -45,6 +45,17 @@ def test_every_variable_has_a_value_and_every_value_a_use() -> None:
     assert set(SPECS) == set(ENTRY_POINTS)
 
 
+def test_a_default_is_named_where_a_variable_is_explained() -> None:
+    """ansible-doc shows null for each of them, since the specs set nothing."""
+    text = (ROLE / "defaults" / "main.yml").read_text()
+    settings_of_the_modules = dict(re.findall(rf'^({PREFIX}\w+): "" +# (\S+)$', text, re.MULTILINE))
+    for spec in SPECS.values():
+        for name, option in spec["options"].items():
+            default = str(DEFAULTS[name]).lower() if isinstance(DEFAULTS[name], bool) else DEFAULTS[name]
+            default = default or settings_of_the_modules.get(name, "")
+            assert not default or f"C({default})" in str(option["description"]), name
+
+
 def test_an_empty_answer_passes_every_argument_spec() -> None:
     for spec in SPECS.values():
         for name, option in spec["options"].items():
