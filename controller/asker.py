@@ -156,14 +156,14 @@ class Asker:
             self.changed()
 
     def _say(self) -> None:
-        errors = [told.error for told in self._told.values() if told.error]
-        said = list(dict.fromkeys(errors))
+        """Say the reasons once, and not how many tags they stand for: those are asked one after another."""
+        said = sorted({told.error for told in self._told.values() if told.error})
         more = f"; and {len(said) - _SHOWN} more reasons" if len(said) > _SHOWN else ""
         text = (
-            f"what {len(errors)} of {len(self._told)} tags stand for could not be asked: {'; '.join(said[:_SHOWN])}"
-            f"{more}. Until it can, the nodes keep what they have of them"
+            f"what tags stand for could not be asked: {'; '.join(said[:_SHOWN])}{more}. "
+            "Until it can, the nodes keep what they have of them"
         )
-        self.world.say("registries", text if errors else "")
+        self.world.say("registries", text if said else "")
 
     def _look_up(self, secrets: frozenset[tuple[str, str]]) -> Registries:
         """The registries as they are reached now: logins and authorities may have been renewed."""

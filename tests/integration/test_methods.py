@@ -117,6 +117,36 @@ def test_another_method_takes_over_and_the_cache_stays(
     nothing_is_left(cluster, namespace)
 
 
+def test_each_method_tells_the_controller_how_to_ask_registries_and_leaves_groups_their_pull_secrets(
+    cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl
+) -> None:
+    """Groups are given once; afterwards they stay as they are, as do the rights to their pull secrets."""
+    registries: dict[str, Any] = {
+        "registry_mirrors": {"registry.example.com": "mirror.example.com/copies"},
+        "registry_insecure": ["mirror.example.com"],
+        "registry_ca_config_map": "authorities",
+        "registry_proxy": {"HTTPS_PROXY": "http://127.0.0.1:9"},  # Not in its way to the API server.
+    }
+    given: dict[str, Any] = {"images": {"java11": JAVA}, "image_pull_secrets": "team", **registries}
+    groups = [{"name": "gpu", "images": {"theia": THEIA}, "image_pull_secrets": "gpu;team"}]
+    groups += [{"name": "own", "images": {"theia": THEIA}, "image_pull_secrets": "own", "refresh": "never"}]
+    module("install", groups=groups, wait=True, **given)
+    for method in METHODS:
+        module("install", install_method=method, wait=True, **given)
+        role, deployment = kubectl.get("role", CONFIG_MAP), kubectl.get("deployment", DEPLOYMENT)
+        assert role
+        assert deployment
+        named = [rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"]]
+        assert named == [["gpu", "team"]], method
+        pod = deployment["spec"]["template"]["spec"]
+        environment = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+        assert json.loads(environment["REGISTRY_MIRRORS"]) == {"registry.example.com": ["mirror.example.com/copies"]}
+        assert environment["REGISTRY_INSECURE"] == "mirror.example.com"
+        assert environment["HTTPS_PROXY"] == "http://127.0.0.1:9"
+        assert pod["volumes"][0]["configMap"]["name"] == "authorities"
+        assert not module("install", install_method=method, wait=True, **given)["changed"], method
+
+
 def test_the_documented_commands_for_templates(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
     """``oc process -f FILE -p NAME=VALUE | oc apply -f -`` for each file, with the documented image.
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import pathlib
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +16,12 @@ import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import strategy_of
 from tests.cluster import Cluster
+from tests.unit.registry_server import Handler, answer, make_certificate, serving
 
 from .conftest import (
     CONFIG_MAP,
     DAEMONSET,
+    DEPLOYMENT,
     Kubectl,
     eventually,
     installer_of,
@@ -30,6 +35,28 @@ MOVING, STILL = "registry.example.com/refresh/moving:1", "registry.example.com/r
 PRIVATE = "registry.example.com/refresh-private/moving:1"
 USER, PASSWORD = "reader", "se cret"
 INTERVAL = 5.0  # Seconds
+
+
+IMAGES = {"moving": MOVING, "still": STILL, "private": PRIVATE}
+
+
+def options(cluster: Cluster, **more: Any) -> dict[str, Any]:
+    """Of the installation, besides its images."""
+    return {
+        "image_pull_secrets": "team",
+        "caching_interval_hours": str(INTERVAL / 3600),
+        "max_unavailable": "1",
+        "registry_mirrors": {"registry.example.com": cluster.registry},
+        "registry_insecure": [f"http://{cluster.registry}"],
+        **more,
+    }
+
+
+def log(kubectl: Kubectl) -> str:
+    """What the controller that runs now has said."""
+    pods = kubectl.list("pod", "-l", "app.kubernetes.io/component=controller")
+    (pod,) = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    return kubectl.cluster.kubectl("logs", "-n", kubectl.namespace, pod["metadata"]["name"])
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +74,7 @@ def installed(cluster: Cluster) -> Iterator[Kubectl]:
         ]
         cluster.kubectl("create", "secret", "docker-registry", "team", "-n", namespace, *server)
         module = modules_of(cluster, namespace)
-        installer_of(module)(
-            {"moving": MOVING, "still": STILL, "private": PRIVATE},
-            image_pull_secrets="team",
-            caching_interval_hours=str(INTERVAL / 3600),
-            max_unavailable="1",
-            registry_mirrors={"registry.example.com": cluster.registry},
-            registry_insecure=[f"http://{cluster.registry}"],
-        )
+        installer_of(module)(IMAGES, **options(cluster))
         yield Kubectl(cluster, namespace)
     cluster.registry_clear()
 
@@ -213,6 +233,74 @@ def test_a_registry_that_goes_away_in_the_middle_leaves_the_old_image_in_use(
         cluster.registry_fault("refresh-private/", "auth", user=USER, password=PASSWORD)
         cluster.registry_start()
     eventually(lambda: digests(installed, "moving") == {new}, seconds=180)
+
+
+def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_that_is_asked_for_brings_the_tag(
+    cluster: Cluster, installed: Kubectl
+) -> None:
+    module = modules_of(cluster, installed.namespace)
+    module("install", images=IMAGES, wait=True, **options(cluster, registry_insecure=[]))  # The controller asks by TLS.
+    (old,), generation = digests(installed, "moving"), installed.daemonset()["metadata"]["generation"]
+    pods = {pod["metadata"]["uid"] for pod in holders(installed)}
+    new = cluster.push(MOVING, files={"/version": "unreached"})
+    eventually(lambda: "what tags stand for could not be asked: " in log(installed), seconds=60)
+    time.sleep(4 * INTERVAL)
+    assert log(installed).count("could not be asked") == 1
+    assert (digests(installed, "moving"), on_nodes(cluster, MOVING)) == ({old}, {old})
+    assert ({pod["metadata"]["uid"] for pod in holders(installed)}, len(installed.list("daemonset"))) == (pods, 1)
+    installed.patch("configmap", CONFIG_MAP, {"data": {"REFRESH": "restart"}})
+    with Watcher(installed) as watched:
+        eventually(lambda: digests(installed, "moving") == {new}, seconds=120)
+    assert watched.least >= len(cluster.nodes) - 1
+    assert not pods & {pod["metadata"]["uid"] for pod in holders(installed)}
+    assert installed.daemonset()["metadata"]["generation"] == generation
+    installed.patch("configmap", CONFIG_MAP, {"data": {"REFRESH": "digest"}})
+    eventually(lambda: is_quiet(installed), seconds=120)
+
+
+def test_a_registry_whose_authority_is_ones_own_is_asked_in_spite_of_a_proxy_for_others(
+    cluster: Cluster, installed: Kubectl, tmp_path: pathlib.Path
+) -> None:
+    """A mirror with TLS in the cluster's network hands on to the registry. The way to the API has no proxy."""
+    address = cluster.registry.rpartition(":")[0]
+    certificate = make_certificate(tmp_path, address)
+    module = modules_of(cluster, installed.namespace)
+
+    def hand_on(handler: Handler) -> bool:
+        headers = {key: value for key in ("Accept", "Authorization") if (value := handler.headers.get(key))}
+        connection = http.client.HTTPConnection(cluster.registry, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(handler.command, handler.path, headers=headers)
+            told = connection.getresponse()
+            kept = {key: value for key, value in told.getheaders() if key.startswith(("Docker", "Content-Type", "WWW"))}
+            return answer(handler, told.status, told.read(), **kept)
+
+    with serving(certificate, address) as mirror:
+        mirror.behave = hand_on
+        given = options(
+            cluster,
+            registry_mirrors={"registry.example.com": mirror.host},
+            registry_insecure="",
+            registry_ca_config_map="authorities",
+            registry_proxy={"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": address},
+        )
+        warned = module("install", images=IMAGES, check=True, **given)["warnings"]
+        assert f"ConfigMap {installed.namespace}/authorities with the registries' authorities is not" in json.dumps(
+            warned
+        )
+        cluster.kubectl(
+            "create", "configmap", "authorities", "-n", installed.namespace, f"--from-file={certificate[0]}"
+        )
+        module("install", images=IMAGES, wait=True, **given)
+        new = cluster.push(MOVING, files={"/version": "authority"})
+        eventually(lambda: digests(installed, "moving") == {new}, seconds=120)
+        assert "could not be asked" not in log(installed)
+        assert {seen.method for seen in mirror.seen} >= {"HEAD"}
+        eventually(lambda: is_quiet(installed), seconds=60)
+    module("install", images=IMAGES, wait=True, **options(cluster))
+    deployment = installed.get("deployment", DEPLOYMENT)
+    assert deployment
+    assert "volumes" not in deployment["spec"]["template"]["spec"]
 
 
 def test_a_moved_tag_reaches_image_volumes_of_which_only_the_nodes_lists_tell(

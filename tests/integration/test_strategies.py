@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -137,30 +137,82 @@ def asked_of(cluster: Cluster, node: str, container: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("layer", "tarred"),
-    [(images.LAYER, True), ("application/octet-stream", False)],
-    ids=["layers of an image", "files as they are"],
-)
-def test_an_artifact_that_is_no_image_is_taken_or_told_as_the_runtime_does(
-    cluster: Cluster, cache: Kubectl, node: str, layer: str, tarred: bool
-) -> None:
-    reference = f"{REPOSITORY}/artifact-{'tarred' if tarred else 'plain'}:1"
-    images.push(cluster.connect_registry, images.artifact({"model.bin": b"x" * 1000}, layer, tarred=tarred), reference)
-    module = modules_of(cluster, cache.namespace)
-    module("install", **options(images={**ABSENT, **GOOD, "artifact": reference}))
+@contextlib.contextmanager
+def artifact(
+    cluster: Cluster, cache: Kubectl, node: str, strategy: str, *, layer: str, tarred: bool
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Within the context a set has one image that is none; its reference, and what is told of it.
+
+    containerd knows images by their configuration, and artifacts have the same one: so none stays on the node.
+    """
+    reference, name = f"{REPOSITORY}/artifact:1", f"artifact-{strategy.replace('_', '-')}"
+    made = images.artifact({"model.bin": b"x" * 1000}, layer, tarred=tarred)
+    images.push(cluster.connect_registry, made, reference)
+    module, scheduled = modules_of(cluster, cache.namespace), {"node_selector": SELECTOR, "tolerations": [POOL]}
+    settings: dict[str, Any] = {"images": {"artifact": reference}, "strategy": strategy, **scheduled}
+    module("config", config_map_name=name, daemonset_name=name, **settings)
 
     def row() -> dict[str, Any]:
-        (found,) = [row for row in told(cluster, cache)["rows"] if row["name"] == "artifact"]
-        print(found)
-        return found
+        (found,) = module("info", config_map_name=name)["rows"]
+        return dict(found)
 
     try:
-        eventually(lambda: row()["state"] in ("failed", "cached"), 90)
-        raise AssertionError(row())
+        module("daemonset", wait=True, wait_timeout=90, config_map_name=name)
+        assert cluster.node(node).images()[reference] == made.digest
+        yield reference, row
     finally:
-        module("install", **options())
-        eventually(lambda: len(held_images(pods(cache, CONFIG_MAP)[0]["spec"])) == len(GOOD) + 1, 60)
+        module("config", state="absent", config_map_name=name)
+        eventually(lambda: not cache.list("pod", "-l", f"kubecache.io/image-set={name}"), 60)
+        cluster.node(node).remove_image(reference)
+
+
+@pytest.mark.parametrize("strategy", ["image_volume", "sleep"])
+def test_an_artifact_of_files_is_held_and_mounted_without_them(
+    cluster: Cluster, cache: Kubectl, node: str, strategy: str
+) -> None:
+    """containerd pulls all of it and unpacks what a configuration lists, of which artifacts have none."""
+    with artifact(cluster, cache, node, strategy, layer="application/octet-stream", tarred=False) as (reference, row):
+        eventually(lambda: (row()["state"], row()["held"]) == ("cached", True))
+        assert mounted_files(cluster, node, reference) == []
+
+
+def test_an_artifact_of_an_images_layers_can_not_be_mounted_which_is_told(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    with artifact(cluster, cache, node, "image_volume", layer=images.LAYER, tarred=True) as (_reference, row):
+        eventually(lambda: "mismatched image rootfs and manifest layers" in str(row()["message"]))
+        assert (row()["state"], row()["held"], row()["reason"]) == ("cached", False, "CreateContainerError")
+
+
+def test_an_artifact_of_an_images_layers_is_held_by_a_container_that_sleeps(
+    cluster: Cluster, cache: Kubectl, node: str
+) -> None:
+    with artifact(cluster, cache, node, "sleep", layer=images.LAYER, tarred=True) as (_reference, row):
+        eventually(lambda: (row()["state"], row()["held"]) == ("cached", True))
+
+
+def mounted_files(cluster: Cluster, node: str, reference: str) -> list[str]:
+    """The files that a user's pod finds where it mounts an image."""
+    mount = {"name": "mounted", "mountPath": "/mounted"}
+    command = ["/bin/sh", "-c", "ls -A /mounted"]
+    main = {"name": "main", "image": cluster.push_busybox(), "command": command, "volumeMounts": [mount]}
+    volumes = [{"name": "mounted", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}}]
+    spec = {"nodeName": node, "containers": [main], "volumes": volumes, "restartPolicy": "Never"}
+    more = {"terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}]}
+    metadata = {"name": "reader", "namespace": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, **more}}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(pod))
+    try:
+        phase = ("get", "pod", "reader", "-n", "default", "-o", "jsonpath={.status.phase}")
+        eventually(lambda: cluster.kubectl(*phase) == "Succeeded", 60)
+        return cluster.kubectl("logs", "reader", "-n", "default").split()
+    finally:
+        cluster.kubectl("delete", "pod", "reader", "-n", "default")
+
+
+def test_what_is_mounted_of_an_image_are_its_files(cluster: Cluster, cache: Kubectl, node: str) -> None:
+    """Beside which an artifact's being empty says something."""
+    assert "pause" in mounted_files(cluster, node, GOOD["scratch"])
 
 
 def test_a_bad_image_beside_good_ones_is_told_right(cluster: Cluster, cache: Kubectl) -> None:

@@ -96,7 +96,8 @@ def test_the_pod_is_told_and_understands_the_same(make: Any) -> None:
     used, problem = access_of(environment)
     assert problem == ""
     assert used.mirrors == READ.mirrors
-    assert (used.insecure, used.plain) == ({"m.example.com"}, {"10.0.0.1:5000"})
+    assert used.insecure == {"m.example.com"}
+    assert used.plain == {"10.0.0.1:5000"}
 
 
 @pytest.mark.parametrize("make", [controller, openshift.controller])

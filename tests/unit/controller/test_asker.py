@@ -207,7 +207,7 @@ def test_the_pauses_double_up_to_the_interval_and_one_answer_ends_that(
         assert tags.after(pause - 1) == []
         assert tags.after(1), pause
     (said,) = warnings(caplog)
-    assert said.startswith("what 1 of 1 tags stand for could not be asked: ")
+    assert said.startswith("what tags stand for could not be asked: ")
     assert said.endswith("Until it can, the nodes keep what they have of them")
     server.behave = well
     assert tags.after(400)
@@ -220,16 +220,30 @@ def test_the_pauses_double_up_to_the_interval_and_one_answer_ends_that(
     assert len(warnings(caplog)) == 1  # Said again, because it was well in between.
 
 
+def test_one_reason_of_many_tags_is_said_once_though_they_are_asked_one_after_another(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags = Tags(server, {})
+    still(monkeypatch, tags)
+    spread = iter((0.0, 20.0, 40.0))
+    monkeypatch.setattr(random, "uniform", lambda low, high: next(spread, 1.0))
+    server.behave = refuse(503, Retry_After="1000")
+    tags.wants("java11", "theia", "tools")
+    for _pass in range(4):
+        tags.after(20)
+    assert len(warnings(caplog)) == 1
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_registry_that_wants_rest_is_left_alone_for_as_long_as_it_says(
-    server: Server, tags: Tags, status: int, caplog: pytest.LogCaptureFixture
+    server: Server, tags: Tags, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: low)  # As early as can be.
     for name in ("java11", "theia", "tools"):
         server.image(f"team/{name}")
     server.behave = refuse(status, Retry_After="600")
     tags.wants("java11", "theia", "tools")
-    tags.after(0)
-    assert len(tags.after(FIRST)) == 1  # What it says to one is for all.
+    assert len(tags.after(0)) == 1  # What it says to one is for all.
     for _minute in range(9):
         assert tags.after(60) == []
     assert tags.after(59) == []
@@ -254,7 +268,7 @@ def test_a_refusal_is_said_once_and_other_tags_are_told(
         tags.after(HOUR)
     assert tags.digests() == {"java11": digest}
     (said,) = warnings(caplog)
-    assert said.startswith("what 1 of 2 tags stand for could not be asked: ")
+    assert said.startswith("what tags stand for could not be asked: ")
     assert "wants a login for team/private" in said
 
 
