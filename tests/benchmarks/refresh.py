@@ -107,7 +107,8 @@ def controlled(
     finally:
         process.terminate()
         process.wait(10)
-        cluster.kubectl("delete", "namespace", NAMESPACE)
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+        eventually(lambda: not cluster.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"), seconds=900)
 
 
 def unmoved(cluster: Cluster, hours: int, nodes: int) -> None:
