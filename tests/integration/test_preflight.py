@@ -411,7 +411,7 @@ def test_an_installation_shows_no_secret_in_its_output_its_processes_or_the_cont
         requests = [request for request in cluster.registry_requests(since) if "?ns=" not in request["path"]]
         return any("preflight-private" in request["path"] and request["status"] == 200 for request in requests)
 
-    eventually(asked, 90)
+    eventually(asked, 200)
     log = cluster.kubectl("logs", "-n", namespace, "deployment/kubernetes-image-puller", "--tail=-1")
     assert "INFO k8s-image-puller: Healthy" in log
     assert secrets_in(log) == []
