@@ -9,6 +9,7 @@ TESTS := tests/integration
 SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 STAGES := lint unit sanity galaxy integration molecule
 PLATFORMS := tests/integration/platforms
+MATRIX := tests/integration/test_matrix.py
 
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
@@ -16,7 +17,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all $(STAGES) platforms promtool importer builder runner rulebook docs docs-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots build lock clean
+.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) platforms promtool importer builder runner rulebook docs docs-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots build lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -30,8 +31,11 @@ demo: setup image ## Show it all on a cluster of its own, and clean up; KEEP=1 l
 test: setup ## Run every check below, up to the first that fails, with a summary
 	@$(PY) -m tests.stages $(STAGES)
 
-test-all: setup ## Run what "test" runs, and "platforms"
-	@$(PY) -m tests.stages $(STAGES) platforms
+test-all: setup ## Run what "test" runs, "platforms" and "test-matrix"
+	@$(PY) -m tests.stages $(STAGES) platforms test-matrix
+
+test-matrix: matrix-tools image ## On the oldest and newest of what is supported; ARGS=oldest: on that only
+	@$(PY) -m tests.matrix $(ARGS)
 
 lint: setup ## Formatting, types, YAML, Ansible's production profile, changelog
 	ruff check
@@ -53,7 +57,7 @@ galaxy: setup ## Build the collection, install it elsewhere, find everything the
 # Files are shared out to the workers, each of which has a cluster of its own.
 integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
 	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
-	  $(SPREAD) $(ARGS)
+	  --ignore=$(MATRIX) $(SPREAD) $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
@@ -84,6 +88,9 @@ docs: docs-tools ## The documentation as a site, in build/docs
 
 platform-tools: setup
 	@python3 tests/setup.py --platform --python "$(PYTHON)"
+
+matrix-tools: setup
+	@python3 tests/setup.py --matrix --python "$(PYTHON)"
 
 docs-tools: setup
 	@python3 tests/setup.py --docs --python "$(PYTHON)"
@@ -136,7 +143,8 @@ lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv
 	for name in requirements requirements-platform requirements-docs; do \
 	  $(PY) -m uv pip compile $(LOCK) --output-file tests/$$name.txt tests/$$name.in || exit; done
-	for name in kubernetes-core ansible-core-2.19 ansible-core-2.20; do \
+	$(PY) -m uv pip compile $(LOCK:3.11=3.10) --output-file tests/requirements-oldest.txt tests/requirements-oldest.in
+	for name in kubernetes-core kubernetes-core-6.2 ansible-core-2.19 ansible-core-2.20; do \
 	  $(PY) -m uv pip compile $(LOCK) --no-deps \
 	    --output-file tests/requirements-$$name.txt tests/requirements-$$name.in || exit; done
 

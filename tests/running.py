@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How tests, benchmarks and the demonstration run Ansible against a cluster of `tests.cluster`."""
+"""How tests, benchmarks and the demonstration run Ansible, most of them against a cluster of `tests.cluster`."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unittest import mock
 
 import yaml
+from ansible.module_utils import basic
 
 from tests.cluster import Cluster
 
@@ -39,3 +45,15 @@ def push_built_images(cluster: Cluster) -> None:
     helper_version = (ROOT / "controller" / "helper" / "VERSION").read_text().strip()
     for name, tag in (("image-puller", version), ("image-puller-helper", helper_version)):
         cluster.push_archive(ROOT / "build" / f"{name}.oci.tar", f"ghcr.io/kubecache/{name}:{tag}")
+
+
+@contextlib.contextmanager
+def module_arguments(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Within it a module that is run in this process has these arguments, on every ansible-core from 2.16 on.
+
+    ansible.module_utils.testing does the same, and came later.
+    """
+    text = json.dumps({"ANSIBLE_MODULE_ARGS": dict(arguments)}).encode()
+    profile = mock.patch.object(basic, "_ANSIBLE_PROFILE", "legacy", create=True)
+    with mock.patch.object(basic, "_ANSIBLE_ARGS", text), profile:
+        yield

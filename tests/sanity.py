@@ -2,7 +2,8 @@
 """Run ansible-test's sanity tests, all of them and without exceptions, on what a user would install: `make sanity`.
 
 They run in the place and under the name that Ansible gives an installed collection, and on nothing else, as Galaxy
-does when it imports a release. The environments that ansible-test makes for them are kept in the cache.
+does when it imports a release. The environments that ansible-test makes for them are kept in the cache. ansible-core is
+that of PATH, kubernetes.core that of ANSIBLE_COLLECTIONS_PATH.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def unpack_collection(directory: Path) -> Path:
         opened.extractall(collection, filter="data")
     core = directory / "ansible_collections" / "kubernetes" / "core"
     core.parent.mkdir()
-    core.symlink_to((BUILD / "collections/ansible_collections/kubernetes/core").resolve())
+    collections = Path(os.environ.get("ANSIBLE_COLLECTIONS_PATH") or BUILD / "collections")
+    core.symlink_to((collections / "ansible_collections/kubernetes/core").resolve())
     return collection
 
 

@@ -3,7 +3,7 @@
 
 Picks a Python, builds a virtual environment from tests/requirements.txt in the cache, unpacks kubernetes.core and other
 versions of ansible-core beside it, and links them into build/. What is up to date is left alone, so a second run only
-looks.
+looks. With --matrix the environments of `make test-matrix` are made in the same way.
 
 Runs with the standard library of any Python >= 3.9, because it is what finds the Python for the rest.
 """
@@ -34,6 +34,8 @@ DOCS_LOCK = CHECKOUT / "tests" / "requirements-docs.txt"
 KUBERNETES_CORE_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core.txt"
 CORE_LOCKS = {version: CHECKOUT / "tests" / f"requirements-ansible-core-{version}.txt" for version in ("2.19", "2.20")}
 VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))  # in the order of preference
+OLDEST_LOCK = CHECKOUT / "tests" / "requirements-oldest.txt"
+KUBERNETES_CORE_6_2_LOCK = CHECKOUT / "tests" / "requirements-kubernetes-core-6.2.txt"
 # In a virtual environment, the interpreter below it: environments are made from that one.
 PROBE = """
 import importlib.util, json, sys
@@ -59,6 +61,21 @@ class Python(NamedTuple):
         return f"Python {self.dotted} ({self.path})"
 
 
+class Environment(NamedTuple):
+    """An environment of the matrix: its packages, its kubernetes.core, and the Pythons for it, the preferred first."""
+
+    lock: Path
+    kubernetes_core_lock: Path
+    versions: tuple[tuple[int, int], ...]
+
+
+MATRIX = {
+    "oldest": Environment(OLDEST_LOCK, KUBERNETES_CORE_6_2_LOCK, ((3, 10),)),
+    "python-3.11": Environment(LOCK, KUBERNETES_CORE_LOCK, ((3, 11),)),
+    "newest": Environment(LOCK, KUBERNETES_CORE_LOCK, ((3, 12), (3, 13), (3, 14))),
+}
+
+
 def fail(sentence: str) -> NoReturn:
     sys.exit(f"setup: {sentence}")
 
@@ -79,20 +96,20 @@ def probe(command: str) -> Python | None:
     return Python(path, prefix, tuple(version), has_ensurepip)
 
 
-def candidates() -> Iterator[Python]:
-    """Interpreters of this machine, the preferred version first."""
+def candidates(versions: tuple[tuple[int, int], ...]) -> Iterator[Python]:
+    """Interpreters of this machine in these versions, the first version first."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     commands = []
-    for major, minor in VERSIONS:
+    for major, minor in versions:
         commands += [f"python{major}.{minor}", *sorted(map(str, pyenv.glob(f"{major}.{minor}.*/bin/python")))]
     for command in [*commands, "python3"]:
-        if (python := probe(command)) and python.version[:2] in VERSIONS:
+        if (python := probe(command)) and python.version[:2] in versions:
             yield python
 
 
 def choose_python(wanted: str) -> Python:
     """The interpreter that was asked for (a version as 3.11, a command or a path), else the preferred one."""
-    supported = ", ".join(f"{major}.{minor}" for major, minor in sorted(VERSIONS))
+    supported = listed(VERSIONS)
     if wanted and not wanted[0].isdigit():
         python = probe(wanted)
         if not python:
@@ -100,15 +117,36 @@ def choose_python(wanted: str) -> Python:
         if python.version[:2] not in VERSIONS:
             fail(f"PYTHON={wanted} is {python}; the checks run with one of {supported}.")
         return python
-    usable = []
-    for python in candidates():
-        if not wanted or f"{python.dotted}.".startswith(f"{wanted}."):
-            if python.has_ensurepip:
-                return python
-            usable.append(python)
-    if not usable:
+    prefix = f"{wanted}." if wanted else ""
+    python = first_of(python for python in candidates(VERSIONS) if f"{python.dotted}.".startswith(prefix))
+    if not python:
         fail(f"no Python {wanted or supported} runs here: install one, or name its path with PYTHON=.")
-    return usable[0]
+    return python
+
+
+def first_of(pythons: Iterator[Python]) -> Python | None:
+    """The first one that can make virtual environments as it is, else the first one."""
+    usable = []
+    for python in pythons:
+        if python.has_ensurepip:
+            return python
+        usable.append(python)
+    return usable[0] if usable else None
+
+
+def choose_matrix_python(name: str, main: Python) -> Python:
+    """The interpreter for an environment of the matrix: the checks' own one where it will do."""
+    versions = MATRIX[name].versions
+    if main.version[:2] in versions:
+        return main
+    python = first_of(candidates(versions))
+    if not python:
+        fail(f"no Python {listed(versions)} runs here, for the environment {name!r} of the matrix: install one.")
+    return python
+
+
+def listed(versions: tuple[tuple[int, int], ...]) -> str:
+    return ", ".join(f"{major}.{minor}" for major, minor in sorted(versions))
 
 
 def install_venv_module(python: Python) -> None:
@@ -163,14 +201,15 @@ def virtual_environment(python: Python, cache: Path, lock: Path = LOCK) -> Path:
     return target
 
 
-def kubernetes_core(python: Python, venv: Path, cache: Path) -> Path:
+def kubernetes_core(python: Python, venv: Path, cache: Path, lock: Path = KUBERNETES_CORE_LOCK) -> Path:
     """The directory of the collection kubernetes.core, from the wheel that carries it."""
-    target = cache / f"kubernetes-core-{key(KUBERNETES_CORE_LOCK, python)}"
+    target = cache / f"kubernetes-core-{key(lock, python)}"
     inside = "ansible_collections/kubernetes/core/"
     if not marker(target).exists():
         with step(target, "Unpacking the collection kubernetes.core"), tempfile.TemporaryDirectory() as downloads:
-            lock = ["--require-hashes", "-r", str(KUBERNETES_CORE_LOCK)]
-            run([*pip(venv), "download", "--no-deps", "--dest", downloads, *lock], "pip download")
+            # The wheel is not installed, so that it may want a newer Python than the collection in it.
+            what = ["--no-deps", "--ignore-requires-python", "--require-hashes", "-r", str(lock)]
+            run([*pip(venv), "download", "--dest", downloads, *what], "pip download")
             (wheel,) = Path(downloads).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(target, [name for name in archive.namelist() if name.startswith(inside)])
@@ -203,11 +242,25 @@ def link(name: str, target: Path) -> None:
     temporary.replace(path)
 
 
+def prepare_matrix(main: Python, cache: Path) -> dict[str, Path]:
+    """Make the environments of the matrix; what build/ has of them: name of the link -> target."""
+    links = {}
+    for name, environment in MATRIX.items():
+        python = choose_matrix_python(name, main)
+        venv = virtual_environment(python, cache, environment.lock)
+        collections = f"matrix/{name}/collections/ansible_collections"
+        links[f"matrix/{name}/venv"] = venv
+        links[f"{collections}/kubernetes/core"] = kubernetes_core(python, venv, cache, environment.kubernetes_core_lock)
+        links[f"{collections}/kubecache/image_puller"] = CHECKOUT
+    return links
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prepare the environment of the checks.")
     parser.add_argument("--python", default="", help="a version as 3.11, a command or a path; else the first found")
     parser.add_argument("--platform", action="store_true", help="also the tools of the platforms that run Ansible")
     parser.add_argument("--docs", action="store_true", help="also what builds the documentation")
+    parser.add_argument("--matrix", action="store_true", help="also the oldest and newest of what is supported")
     options = parser.parse_args()
     python = choose_python(options.python)
     cache = cache_directory()
@@ -221,9 +274,12 @@ def main() -> None:
             link("platform", virtual_environment(python, cache, PLATFORM_LOCK))
         if options.docs:
             link("docs-tools", virtual_environment(python, cache, DOCS_LOCK))
+        matrix = prepare_matrix(python, cache) if options.matrix else {}
     link("venv", venv)
     for version, core in cores.items():
         link(f"ansible-core/{version}", core)
+    for name, target in matrix.items():
+        link(name, target)
     link("collections/ansible_collections/kubernetes/core", collection)
     link("collections/ansible_collections/kubecache/image_puller", CHECKOUT)
     print(f"Using {python}, environment {venv}")

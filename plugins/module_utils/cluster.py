@@ -305,8 +305,9 @@ class Cluster:
         data = metadata(obj)
         query = {"field_manager": manager, "force_conflicts": "true", "dry_run": "All" if dry_run else None}
         content_type = "application/apply-patch+yaml"
+        body = json.dumps(obj)  # As text: older client libraries make none of an object for this type.
         return self._request(
-            "PATCH", obj["kind"], data.get("namespace"), data["name"], query=query, body=obj, content_type=content_type
+            "PATCH", obj["kind"], data.get("namespace"), data["name"], query=query, body=body, content_type=content_type
         )
 
     def raw(self, path: str, accept: str = "application/json", *, seconds: float | None = None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ _ORDER = (
     ("Deployment", "DaemonSet", "OperatorGroup"),
     ("Subscription",),
 )
+# What YAML 1.1 takes for line breaks, and makes others of.
+_OTHER_BREAKS = set("\x85\u2028\u2029")
 
 
 def to_yaml(obj: Mapping[str, Any]) -> str:
@@ -47,6 +49,8 @@ def to_yaml(obj: Mapping[str, Any]) -> str:
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         quoted = value[:1] in set("+-.0123456789")
         style = "|" if "\n" in value else "'" if quoted else None
+        if _OTHER_BREAKS & set(value):
+            style = '"'  # Which alone keeps them as they are.
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)

@@ -59,7 +59,8 @@ class Snapshot:
 def take(cluster: str = "") -> Snapshot:
     """How this machine is now. Of processes only those count that a cluster may have started.
 
-    cluster: leave out what belongs to clusters of other names, so that they may come and go.
+    cluster: leave out what belongs to clusters of other names, so that they may come and go; "*" in it stands for
+    any part of a name.
     """
     return Snapshot(
         processes=frozenset(_processes(cluster)),
@@ -82,26 +83,38 @@ def compare(before: Snapshot, after: Snapshot) -> list[str]:
     return differences
 
 
+def left_by(cluster: str, before: Snapshot, after: Snapshot) -> list[str]:
+    """What is new since and sure to be of these clusters, whatever else goes on; both snapshots are of `cluster`."""
+    ours = re.compile(rf"\+ (processes|cgroups|listening):|\+ .*image-puller[-/]{_named(cluster)}\b(?!-)")
+    return [line for line in compare(before, after) if ours.match(line)]
+
+
+def _named(cluster: str) -> str:
+    """The regular expression for names of clusters."""
+    return re.escape(cluster).replace(r"\*", "[a-z0-9-]+")
+
+
 def _inside(name: str, names: Set[str]) -> bool:
     """Whether a path's parent is listed, too."""
     return name.startswith("/") and str(pathlib.PurePath(name).parent) in names
 
 
 def _processes(cluster: str) -> list[str]:
-    places = [state_root() / cluster] if cluster else [state_root(), cache() / "tools"]
+    places = [re.escape(f"{state_root()}/"), re.escape(f"{cache()}/tools/")]
+    place = re.compile(f"{places[0]}{_named(cluster)}/" if cluster else "|".join(places))
     found = []
     for process in processes():
         arguments = process.arguments()
-        ours = any(f"{place}/" in f"{argument}/" for argument in arguments for place in places)
+        ours = any(place.search(f"{argument}/") for argument in arguments)
         if arguments and (ours or (not cluster and pathlib.Path(arguments[0]).name in PROGRAMS)):
             found.append(f"{process.pid} {' '.join(arguments)[:200]}")
     return found
 
 
 def _cgroups(cluster: str) -> list[str]:
-    words = (f"/image-puller-{cluster}/",) if cluster else ("/image-puller-", "/kubepods")
+    words = re.compile(f"/image-puller-{_named(cluster)}/" if cluster else "/image-puller-|/kubepods")
     paths = (f"{path}/" for path in CGROUPS.rglob("*") if path.is_dir())
-    return [path.rstrip("/") for path in paths if any(word in path for word in words)]
+    return [path.rstrip("/") for path in paths if words.search(path)]
 
 
 def _settings() -> list[str]:
@@ -113,13 +126,16 @@ def _settings() -> list[str]:
 def _listening(cluster: str) -> list[str]:
     listed = subprocess.run(["ss", "-Hltunp"], capture_output=True, text=True, check=False).stdout
     ours = {line.split()[0] for line in _processes(cluster)} if cluster else set[str]()
+    if cluster and not ours:
+        return []
     lines = (line for line in listed.splitlines() if not cluster or ours & set(re.findall(r"pid=(\d+)", line)))
     return [" ".join((fields[0], fields[4])) for line in lines if (fields := line.split())]
 
 
 def _files(cluster: str) -> list[str]:
     root = state_root()
-    found = [str(path) for path in root.glob("*") if not cluster or path.name in (cluster, f"{cluster}.lock")]
+    named = re.compile(rf"{_named(cluster)}(\.lock)?" if cluster else ".*")
+    found = [str(path) for path in root.glob("*") if named.fullmatch(path.name)]
     for place in map(pathlib.Path, PLACES):
         found += [str(place)] if place.exists() else []
         found += [str(path) for path in place.rglob("*")] if place.is_dir() else []

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 
+from tests import matrix
 from tests.cluster import Cluster, of_this_checkout, open_cluster
-from tests.running import ROOT, WRITES, ansible_environment, push_built_images
+from tests.running import ROOT, WRITES, ansible_environment, module_arguments, push_built_images
+from tests.setup import MATRIX
 
 DEPLOYMENT = "kubernetes-image-puller"
 DAEMONSET = "kubernetes-image-puller"
@@ -46,7 +47,7 @@ class Run:
 class Playbook(Protocol):
     """Run ``kubecache.image_puller.<name>``; ``variables`` without their prefix ``image_puller_``.
 
-    core: the ansible-core to do it with, "2.19"; "": that of the environment.
+    core: the ansible-core to do it with, "2.19"; "": that of the environment; "oldest": an environment of the matrix.
     """
 
     def __call__(self, name: str, *arguments: str, ok: bool = True, core: str = "", **variables: Any) -> Run: ...
@@ -118,7 +119,9 @@ def playbook(cluster: Cluster, namespace: str) -> Playbook:
     def run(name: str, *arguments: str, ok: bool = True, core: str = "", **variables: Any) -> Run:
         prefixed = {f"image_puller_{key}": value for key, value in {"namespace": namespace, **variables}.items()}
         program, environment = ["ansible-playbook"], ansible_environment(cluster)
-        if core:
+        if core in MATRIX:
+            environment |= matrix.variables(core, environment)
+        elif core:
             program = [sys.executable, "-m", "ansible", "playbook"]
             environment["PYTHONPATH"] = str(ROOT / "build" / "ansible-core" / core)
         command = [*program, f"kubecache.image_puller.{name}", *arguments, "-e", json.dumps(prefixed)]
@@ -146,7 +149,7 @@ def modules_of(cluster: Cluster, namespace: str) -> Module:
         arguments = {"namespace": namespace, "_ansible_check_mode": check, "_ansible_diff": True, **options}
         with pytest.MonkeyPatch.context() as environment, contextlib.redirect_stdout(io.StringIO()) as told:
             environment.setenv("K8S_AUTH_KUBECONFIG", str(cluster.kubeconfig))
-            with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
+            with module_arguments(arguments), pytest.raises(SystemExit) as ended:
                 code.main()
         result: dict[str, Any] = json.loads(told.getvalue())
         assert (ended.value.code == 0) == ok, f"{result.get('msg')} {result}"

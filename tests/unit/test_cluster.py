@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,23 @@ class Refusing:
 
     def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
         raise self._error if method in self._verbs else HttpError(404, "NotFound", f"{path} not found")
+
+
+class Answering:
+    """A connection on which each request is answered by what was sent, which has to be text as in `apply`."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Any, str]] = []
+
+    def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        self.sent.append((body, params["content_type"]))
+        return SimpleNamespace(data=body)
+
+
+def test_what_is_applied_goes_as_text_which_every_client_library_takes() -> None:
+    client = Answering()
+    assert Cluster(client).apply(CONFIG_MAP) == CONFIG_MAP
+    assert client.sent == [(json.dumps(CONFIG_MAP), "application/apply-patch+yaml")]
 
 
 ACTIONS: list[tuple[str, Callable[[Cluster], Any], str, str]] = [

@@ -60,7 +60,7 @@ def judged(case: str) -> Report:
     told: dict[str, Any] = json.loads((RECORDED / f"{case}.json").read_text())
     held = held_images(told["daemonset"]["spec"]["template"]["spec"])
     images = [CachedImage(name, image) for name, image in held.items()]
-    now = datetime.fromisoformat(told["time"])
+    now = datetime.fromisoformat(told["time"].replace("Z", "+00:00"))
     return assess(images, told["daemonset"], told["pods"], told["nodes"], told["events"], now=now)
 
 

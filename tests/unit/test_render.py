@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.testing import patch_module_args
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import Choices, rendered
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import METHODS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, to_yaml, write
+from tests.running import module_arguments
 from tests.unit import objects
 
 
@@ -56,6 +56,11 @@ def test_an_operator_gets_a_resource_and_nothing_that_it_keeps_itself(method: st
     assert first in kinds(made)
     assert [name for kind, name in names if kind == "ConfigMap"] == ["k8s-image-puller-gpu"]
     assert not {("Deployment", "kubernetes-image-puller"), ("Role", "k8s-image-puller")} & set(names)
+
+
+@pytest.mark.parametrize("text", ["a\x85b", "\u2028", "\U000a2b23\x85Q", "one\ntwo\u2029three", "1\x85"])
+def test_line_breaks_of_other_alphabets_stay_what_they_are(text: str) -> None:
+    assert yaml.safe_load(to_yaml({"text": text})) == {"text": text}
 
 
 def test_a_resource_always_has_a_main_set() -> None:
@@ -111,7 +116,7 @@ def test_what_was_written_before_goes_and_what_others_wrote_stays(tmp_path: Path
 def run_module(capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
     """image_puller_install, whole, with a kubeconfig that is not there."""
     code = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
-    with patch_module_args({"kubeconfig": "/nowhere", "_ansible_diff": True, **options}), pytest.raises(SystemExit):
+    with module_arguments({"kubeconfig": "/nowhere", "_ansible_diff": True, **options}), pytest.raises(SystemExit):
         code.main()
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result

@@ -126,6 +126,39 @@ def test_an_id_alone_does_not_make_a_process() -> None:
     assert Process.of(child.pid) is None
 
 
+def test_what_is_left_of_our_clusters_is_told_from_what_others_do(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "kubecache-image-puller"
+    monkeypatch.setattr(leftovers, "state_root", lambda: root)
+    before = leftovers.take("*-1a2b")
+    for name in ("test-gw0-1a2b", "test-gw0-9f9f", "test-1a2b-9f9f"):
+        (root / name).mkdir(parents=True)
+        (root / f"{name}.lock").touch()
+    script = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with (
+        subprocess.Popen([*script, f"--root={root}/molecule-1a2b/x"], stdout=subprocess.PIPE) as ours,
+        subprocess.Popen([*script, f"--root={root}/molecule-9f9f/x"], stdout=subprocess.PIPE) as theirs,
+    ):
+        try:
+            for process in (ours, theirs):
+                assert process.stdout
+                process.stdout.readline()
+            after = leftovers.take("*-1a2b")
+        finally:
+            ours.kill()
+            theirs.kill()
+    mounted = {"/run/netns/docker", f"{root}/test-gw0-1a2b/disk", f"{root}/test-gw0-9f9f/disk"}
+    after = dataclasses.replace(after, mounts=after.mounts | mounted)
+    process_line, *others = leftovers.left_by("*-1a2b", before, after)
+    assert process_line.startswith(f"+ processes: {ours.pid} ")
+    assert others == [
+        f"+ mounts: {root}/test-gw0-1a2b/disk",
+        f"+ files: {root}/test-gw0-1a2b",
+        f"+ files: {root}/test-gw0-1a2b.lock",
+    ]
+
+
 def test_a_comparison_names_the_top_of_what_is_new() -> None:
     nothing = leftovers.Snapshot(*[frozenset[str]()] * 7)
     cgroups = frozenset({"/sys/fs/cgroup/image-puller-x", "/sys/fs/cgroup/image-puller-x/node-1"})
