@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
-from controller.asker import Asker, access_of
+from controller.asker import Asker
 from controller.keeper import Keeper
 from controller.metrics import Metrics
 from controller.refresher import Refresher
@@ -25,7 +25,7 @@ def keeper(data: dict[str, str]) -> Keeper:
 
     world = World(Cluster(Server(answer)), Hands(), Metrics(), namespace="a", woken=lambda *_change: None)
     names = ImageSet("a", "cache", "puller")
-    refresher = Refresher(world, names, Asker(world, access_of({}), dict, lambda: None))
+    refresher = Refresher(world, names, Asker(world, {}, dict, lambda: None))
     return Keeper(world, names, {}, lambda _name: "", refresher)
 
 
