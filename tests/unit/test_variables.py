@@ -49,7 +49,7 @@ def test_a_variable_of_the_users_own_is_told_and_let_be(own: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("own", "near"), [("registry", "registry_mirrors"), ("nodes", "min_nodes")])
+@pytest.mark.parametrize(("own", "near"), [("registry", "registry_proxy"), ("nodes", "min_nodes")])
 def test_what_may_be_either_is_let_be_and_told_with_the_nearest_one(own: str, near: str) -> None:
     misspelt, (sentence,) = unknown([PREFIX + own], KNOWN)
     assert misspelt == []
