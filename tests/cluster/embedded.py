@@ -416,10 +416,13 @@ class EmbeddedCluster(Cluster):
         def decided() -> bool:
             noted = self._known()["processes"]
             dead = {name for name, process in noted.items() if not Process(*process).alive}
-            if lost := dead & revived or dead - set(COMPONENTS):
+            kubelets = {name for name in dead if name.endswith("/kubelet")}
+            if lost := dead & revived or dead - kubelets - set(COMPONENTS):
                 raise ClusterError(f"{', '.join(lost)} ended while starting; see {self.state}")
-            if dead:  # on a busy machine some give up before the API server answers
-                revived.update(dead)
+            revived.update(dead)
+            for name in kubelets:  # two that start at once each clear away the one socket for devices, and then make it
+                self.node(name.partition("/")[0]).start()
+            if dead - kubelets:  # on a busy machine some give up before the API server answers
                 self._kwokctl("start", "cluster")
                 self._record_components()
             return condition()

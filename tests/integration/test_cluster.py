@@ -327,6 +327,30 @@ def test_up_after_a_crash_cleans_up_first(moment: float) -> None:
     assert leftovers.compare(before, leftovers.take(of_this_checkout("test-crash"))) == []
 
 
+def test_a_kubelet_that_ends_while_it_starts_is_started_again() -> None:
+    """Of two that start at once one may find the socket for devices taken, and ends."""
+    name = of_this_checkout("test-revive")
+    command = [sys.executable, "-m", "tests.cluster", "up", "--name", name, "--nodes", "1"]
+    noted = state_root() / name / "cluster.json"
+
+    def kubelet() -> Process | None:
+        known = json.loads(noted.read_text())["processes"] if noted.exists() else {}
+        return Process(*known["node-1/kubelet"]) if "node-1/kubelet" in known else None
+
+    cluster = open_cluster(name, nodes=1)
+    try:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as starting:
+            assert wait_until(lambda: kubelet() is not None, 60, 0.01)
+            first = kubelet()
+            assert first
+            first.send(signal.SIGKILL)
+        assert starting.returncode == 0
+        assert kubelet() not in (None, first)
+        assert cluster.is_up
+    finally:
+        cluster.down()
+
+
 def test_the_ids_of_others_are_never_used(cluster: Cluster) -> None:
     """An id that was given to another process since is left alone."""
     with subprocess.Popen(["sleep", "60"]) as bystander:

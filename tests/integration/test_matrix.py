@@ -43,6 +43,17 @@ def test_it_is_the_oldest_that_the_collection_declares(core: str) -> None:
 
 
 @pytest.mark.parametrize("core", MATRIX)
+def test_it_is_what_the_documentation_says(core: str) -> None:
+    """But for the Python of the newest, which is the first that the machine has."""
+    text = (ROOT / "docs" / "PLATFORM.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(core)}` \|(.*)\|$", text, re.MULTILINE)
+    found = versions(core)
+    python, *others = (cell.strip() for cell in row.split("|"))
+    assert python == minor(found["Python"]) or core == "newest"
+    assert others == [minor(found[part]) for part in ("ansible-core", "kubernetes.core", "kubernetes")]
+
+
+@pytest.mark.parametrize("core", MATRIX)
 def test_an_installation_from_the_first_to_the_last_object(
     cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, core: str
 ) -> None:
