@@ -17,7 +17,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) platforms promtool importer builder runner rulebook docs docs-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots build lock clean
+.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -62,7 +62,7 @@ integration: setup image ## Tests on real clusters, which they start and stop; W
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
-platforms: platform-tools docs-tools image ## The next six, in one go
+platforms: platform-tools docs-tools image ## The next eight, in one go
 	$(PY) -m pytest $(PLATFORMS) $(ARGS)
 
 promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
@@ -82,6 +82,12 @@ rulebook: platform-tools image ## The rulebook, with ansible-rulebook; it needs 
 
 docs-test: docs-tools image ## The documentation: its links, and its tutorial on a real cluster, as written
 	$(PY) -m pytest $(PLATFORMS)/test_docs.py $(ARGS)
+
+actionlint: setup ## The code host's workflows, with actionlint
+	$(PY) -m pytest $(PLATFORMS)/test_actionlint.py $(ARGS)
+
+release-test: setup ## A release, with stand-ins for all that it would be pushed to
+	$(PY) -m pytest $(PLATFORMS)/test_releasing.py $(ARGS)
 
 docs: docs-tools ## The documentation as a site, in build/docs
 	build/docs-tools/bin/python -m docs.site.build
@@ -136,8 +142,14 @@ bench: ## All of these, one after another; takes hours
 screenshots: setup ## Take those of docs/REPORT.md again
 	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser
 
+screenshots-docs: docs ## Take some of the documentation's site, in build/screenshots
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m tests.browser --docs
+
 build: setup ## The collection's tarball, in build/
 	ansible-galaxy collection build --force --output-path build
+
+release: setup ## Show what a release would publish, made in a clone; VERSION=1.2.3
+	PYTHONPATH=$(CURDIR)/build/collections $(PY) -m deploy.release "$(VERSION)" $(if $(PUSH),--push)
 
 lock: setup ## Pin the newest versions of what the checks install
 	$(PY) -m pip install --quiet uv

@@ -26,8 +26,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD = CHECKOUT / "build"
 COLLECTION = "kubecache.image_puller"
 HERE = "docs/site"
-# Written by a release, so that a checkout may do without.
-OF_A_RELEASE = frozenset({"CHANGELOG.md"})
 # A link or picture of Markdown whose target is not an address: text, target, anchor.
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 # What the reference names of Ansible's own documentation -> where that is. Sphinx would else fetch all of its names.
@@ -68,13 +66,15 @@ def rewritten(text: str, page: str, root: Path, names: dict[str, str], repositor
         anchor = found[2] or ""
         if target in names:
             return names[target] + anchor
+        if not (root / target).exists():
+            raise BrokenLink(f"{page} links to {found[1]}, which is not there. Remedy: correct the link.")
         if target.startswith("docs/images/"):
             return target.removeprefix("docs/")
-        if target not in OF_A_RELEASE and not (root / target).exists():
-            raise BrokenLink(f"{page} links to {found[1]}, which is not there. Remedy: correct the link.")
         return f"{repository}/blob/main/{target}{anchor}"
 
-    return _LINK.sub(replace, text)
+    # What the tarball leaves out is linked by its address. Here it is a file like others.
+    ours = re.compile(rf"(?<=\]\(){re.escape(repository)}/(?:blob|raw)/main/")
+    return _LINK.sub(replace, ours.sub(f"{os.path.relpath('.', Path(page).parent)}/", text))
 
 
 def gather(root: Path, source: Path) -> None:

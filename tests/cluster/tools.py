@@ -98,6 +98,17 @@ GROUPS = (
 
 # What no cluster needs, and some benchmark does.
 MEASURING = (Group("cri-pull", "", {"cri-pull": "."}, 1),)
+# The same for some check.
+ACTIONLINT = "github.com/rhysd/actionlint"
+CHECKING = (
+    Group(
+        "actionlint",
+        ACTIONLINT,
+        {"actionlint": f"{ACTIONLINT}/cmd/actionlint"},
+        0.2,
+        stamp=(f"-X {ACTIONLINT}.version={{version}}",),
+    ),
+)
 
 # Programs that are taken from the system if it has them, else from a Debian package, which is only unpacked into the
 # cache: installing docker-registry would start a service. Name -> (Debian's package, path in it).
@@ -144,7 +155,7 @@ def program(name: str, report: Report = print) -> pathlib.Path:
     """One of them, without making those of other groups. Raises ToolError."""
     if name in UNPACKED | CHECKERS:
         return _ensure_unpacked(name, report)
-    group = next(group for group in (*GROUPS, *MEASURING) if name in group.programs)
+    group = next(group for group in (*GROUPS, *MEASURING, *CHECKING) if name in group.programs)
     return _ensure_group(group, report)[name]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ NAME = "kubecache.image_puller"
 MODULES = ("image_puller_config", "image_puller_daemonset", "image_puller_info", "image_puller_install")
 PLAYBOOKS = ("health_check", "install", "render", "status", "uninstall")
 SHIPPED = {
-    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "requirements.txt"),
+    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md", "requirements.txt"),
     *("changelogs", "deploy", "docs", "extensions", "meta", "playbooks", "plugins", "roles", "tests"),
 }
+RELATIVE_LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)[^)#\s]+")
 # Nobody listens there, which each module says in its own words.
 KUBECONFIG = {
     "apiVersion": "v1",
@@ -95,11 +97,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 def test_tarball_ships_what_users_need_and_no_more(installed: Installation) -> None:
     with tarfile.open(installed.archive) as archive:
         files = {member.name for member in archive if member.isfile()}
-    assert {name.split("/")[0] for name in files} <= SHIPPED
+    assert {name.split("/")[0] for name in files} == SHIPPED
     assert {name for name in files if name.startswith("tests/")} == {"tests/config.yml"}
     list_files = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     ours = subprocess.run(list_files, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert files - {"MANIFEST.json", "FILES.json"} <= set(ours.stdout.splitlines())
+
+
+def test_its_pages_link_only_to_what_is_shipped(installed: Installation) -> None:
+    """What is not is linked by its address: a picture that is large, what only a checkout has."""
+    lost, followed = [], 0
+    for page in installed.collection.rglob("*.md"):
+        for target in RELATIVE_LINK.findall(page.read_text(encoding="utf-8")):
+            followed += 1
+            if not (page.parent / target).exists():
+                lost.append(f"{page.relative_to(installed.collection)}: {target}")
+    assert followed > 50
+    assert lost == []
 
 
 def test_tarball_is_small(installed: Installation) -> None:

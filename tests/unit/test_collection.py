@@ -111,3 +111,20 @@ def test_python_files_name_their_license() -> None:
         header = path.read_text()[:400]
         assert f"SPDX-License-Identifier: {GALAXY['license'][0]}" in header, path
         assert path not in plugins or "GNU General Public License v3.0+" in header, path
+
+
+def test_the_readme_follows_the_template_for_certified_content() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    wanted = ["Description", "Requirements", "Installation", "Use Cases", "Testing", "Support"]
+    assert headings == [*wanted, "Release Notes and Roadmap", "Related Information", "License Information"]
+
+
+def test_each_check_of_another_tool_has_a_target_that_the_readme_names() -> None:
+    """`make platforms` runs a directory; what is in it can be run alone, too."""
+    makefile, readme = ((ROOT / name).read_text() for name in ("Makefile", "README.md"))
+    files = {path.name for path in (ROOT / "tests" / "integration" / "platforms").glob("test_*.py")}
+    targets = dict(
+        re.findall(r"^([\w-]+):.*\n\t\$\(PY\) -m pytest \$\(PLATFORMS\)/(test_\w+\.py)", makefile, re.MULTILINE)
+    )
+    assert set(targets.values()) == files
+    assert [target for target in targets if f"`make {target}`" not in readme] == []

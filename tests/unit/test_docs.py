@@ -102,6 +102,11 @@ def rewrite(text: str, page: str = "docs/site/a.md") -> str:
         ("[x](../../README.md)", "[x](guide.md)"),
         ("[x](../../LICENSE)", "[x](https://example.com/repository/blob/main/LICENSE)"),
         ("![x](../images/report-narrow.png)", "![x](images/report-narrow.png)"),
+        (
+            "![x](https://example.com/repository/raw/main/docs/images/report-narrow.png)",
+            "![x](images/report-narrow.png)",
+        ),
+        ("[x](https://example.com/repository/blob/main/docs/OPERATOR.md#the-fields)", "[x](operator.md#the-fields)"),
         ("[x](https://example.org/a) [y](#here)", "[x](https://example.org/a) [y](#here)"),
     ],
 )
@@ -109,9 +114,18 @@ def test_links_lead_to_the_same_in_the_site(text: str, wanted: str) -> None:
     assert rewrite(text) == wanted
 
 
-def test_a_link_to_nothing_is_refused() -> None:
-    with pytest.raises(BrokenLink, match=r"docs/site/a\.md links to \.\./NOTHING\.md, which is not there"):
-        rewrite("[x](../NOTHING.md)")
+@pytest.mark.parametrize(
+    "wrong",
+    ["../nothing.md", "../images/nothing.png", "https://example.com/repository/raw/main/docs/images/nothing.png"],
+)
+def test_a_link_to_nothing_is_refused(wrong: str) -> None:
+    with pytest.raises(BrokenLink, match=r"docs/site/a\.md links to .*nothing.*, which is not there"):
+        rewrite(f"[x]({wrong})")
+
+
+def test_the_readme_links_its_pictures_as_pages_do() -> None:
+    text = "![x](https://example.com/repository/raw/main/docs/images/held.svg)"
+    assert rewrite(text, "README.md") == "![x](images/held.svg)"
 
 
 def test_each_page_is_in_the_table_of_contents() -> None:

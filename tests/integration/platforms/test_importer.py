@@ -30,7 +30,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     def run(*command: str) -> str:
         pipe, merged = subprocess.PIPE, subprocess.STDOUT
         done = subprocess.run(
-            command, cwd=home, env=environment, stdout=pipe, stderr=merged, text=True, timeout=300, check=False
+            command, cwd=home, env=environment, stdout=pipe, stderr=merged, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
