@@ -20,7 +20,7 @@ export LC_ALL := C.UTF-8
 .PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 setup: ## Prepare build/ and the cache, once; PYTHON=3.11 (or a path) chooses another Python
 	@python3 tests/setup.py --python "$(PYTHON)"
