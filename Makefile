@@ -17,7 +17,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
+.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) thorough platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -31,8 +31,8 @@ demo: setup image ## Show it all on a cluster of its own, and clean up; KEEP=1 l
 test: setup ## Run every check below, up to the first that fails, with a summary
 	@$(PY) -m tests.stages $(STAGES)
 
-test-all: setup ## Run what "test" runs, "platforms" and "test-matrix"
-	@$(PY) -m tests.stages $(STAGES) platforms test-matrix
+test-all: setup ## Run what "test" runs, "thorough", "platforms" and "test-matrix"
+	@$(PY) -m tests.stages $(STAGES) thorough platforms test-matrix
 
 test-matrix: matrix-tools image ## On the oldest and newest of what is supported; ARGS=oldest: on that only
 	@$(PY) -m tests.matrix $(ARGS)
@@ -54,10 +54,15 @@ sanity: setup ## ansible-test sanity, all of it, on the built collection
 galaxy: setup ## Build the collection, install it elsewhere, find everything there
 	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
 
-# Files are shared out to the workers, each of which has a cluster of its own.
+# Files are shared out to the workers, each of which has a cluster of its own. ARGS='-m ""' runs both kinds.
+ON_CLUSTERS = $(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
+	  --ignore=$(MATRIX) $(SPREAD)
+
 integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
-	$(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
-	  --ignore=$(MATRIX) $(SPREAD) $(ARGS)
+	$(ON_CLUSTERS) -m "not thorough" $(ARGS)
+
+thorough: setup image ## More of these, which take long or show one more way to the same
+	$(ON_CLUSTERS) -m thorough $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all

@@ -22,6 +22,8 @@ from tests.setup import BUILD
 
 from .conftest import Playbook, Run
 
+pytestmark = pytest.mark.thorough
+
 # What the playbooks do where there is nothing, and whether they need a cluster for it.
 PLAYBOOKS = ("install", "plan", "status", "health_check", "uninstall", "migrate", "render")
 ASKING = PLAYBOOKS[:-1]

@@ -100,7 +100,7 @@ def test_the_controller_has_the_rights_that_its_role_names_and_no_others(
     assert may("list", "nodes")
     for forbidden in (
         ("get", "secrets", "-n", namespace),
-        ("create", "pods", "-n", namespace),
+        ("patch", "pods", "-n", namespace),
         ("patch", "deployments.apps", "-n", namespace),
         ("patch", "nodes"),
         ("get", "daemonsets.apps", "-n", "default"),

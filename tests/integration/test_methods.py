@@ -97,6 +97,7 @@ def test_a_method_from_the_installation_to_the_last_object(
     nothing_is_left(cluster, namespace)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [METHODS, METHODS[::-1]], ids=["there", "and back"])
 def test_another_method_takes_over_and_the_cache_stays(
     cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl, playbook: Playbook, order: tuple[str, ...]

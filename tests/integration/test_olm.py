@@ -128,6 +128,7 @@ def test_the_role_tells_why_olm_does_not_bring_the_operator(
     assert kubectl.list(KIND) == []
 
 
+@pytest.mark.thorough
 def test_rendered_files_are_applied_again_when_olm_has_installed_the_operator(
     cluster: Cluster, namespace: str, olm: StandIn, playbook: Playbook, module: Module, tmp_path: pathlib.Path
 ) -> None:

@@ -46,6 +46,7 @@ def has_definition(cluster: Cluster) -> bool:
 OPTIONS: dict[str, Any] = {"images": {"java11": JAVA}, "install_method": "operator", "daemonset": True}
 
 
+@pytest.mark.thorough
 def test_the_definition_stays_while_somebody_needs_it_and_goes_after_that(
     cluster: Cluster, namespace: str, module: Module, playbook: Playbook, puller: Puller
 ) -> None:

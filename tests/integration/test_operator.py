@@ -280,13 +280,11 @@ def test_what_somebody_else_made_is_not_taken(puller: Puller) -> None:
 
 
 def test_a_missing_right_is_named(puller: Puller) -> None:
-    rules = [rule for rule in operator.rules() if "serviceaccounts" not in rule["resources"]]
+    rules = [rule for rule in operator.rules() if "configmaps" not in rule["resources"]]
     puller.patch("role", operator.NAME, {"rules": rules})
     puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};theia={THEIA}"}})
     message = puller.becomes("Degraded", "True", "MissingRight")
-    assert (
-        f'Grant with a Role in namespace {puller.namespace}: apiGroups [""], resources ["serviceaccounts"]' in message
-    )
+    assert f'Grant with a Role in namespace {puller.namespace}: apiGroups [""], resources ["configmaps"]' in message
     puller.patch("role", operator.NAME, {"rules": operator.rules()})
     puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};theia={THEIA};"}})
     puller.wait()
@@ -324,6 +322,7 @@ def test_a_restart_of_the_operator_changes_nothing(cluster: Cluster, puller: Pul
     assert our_writes(cluster, mark, writer) == []  # Leases are not audited.
 
 
+@pytest.mark.thorough
 def test_of_two_operators_one_works_and_the_other_goes_on_for_it(cluster: Cluster, puller: Puller) -> None:
     cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=2", "-n", puller.namespace)
     cluster.kubectl("rollout", "status", f"deployment/{operator.NAME}", "--timeout=60s", "-n", puller.namespace)
@@ -342,6 +341,7 @@ def test_of_two_operators_one_works_and_the_other_goes_on_for_it(cluster: Cluste
     cluster.kubectl("scale", f"deployment/{operator.NAME}", "--replicas=1", "-n", puller.namespace)
 
 
+@pytest.mark.thorough
 def test_a_change_that_touches_the_deployment_rolls_it_once(puller: Puller) -> None:
     def replica_sets() -> set[str]:
         return {
@@ -430,6 +430,7 @@ def test_what_the_known_operator_made_is_taken_over_in_place(cluster: Cluster, p
     eventually(lambda: puller.everything() == [], 60)
 
 
+@pytest.mark.thorough
 def test_all_namespaces_are_served_from_one(cluster: Cluster, puller: Puller) -> None:
     """As OLM grants it for AllNamespaces: the same rules, in a ClusterRole."""
     role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": operator.NAME}}
@@ -466,6 +467,7 @@ def watch(puller: Puller, namespaces: str) -> None:
     until_it_runs(puller.cluster, puller.namespace)
 
 
+@pytest.mark.thorough
 def test_one_other_namespace_or_several_are_served_with_rights_there_only(cluster: Cluster, puller: Puller) -> None:
     """In its own namespace it needs no more than its Lease then."""
     (lease,) = [rule for rule in operator.rules() if rule["resources"] == ["leases"]]

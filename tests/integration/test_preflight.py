@@ -393,6 +393,7 @@ def test_secrets_are_never_shown(playbook: Playbook, core: str, logins: dict[str
     assert secrets_in(told) == []
 
 
+@pytest.mark.thorough
 def test_an_installation_shows_no_secret_in_its_output_its_processes_or_the_controllers_log(
     cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, logins: dict[str, Any]
 ) -> None:

@@ -213,6 +213,7 @@ def test_while_no_tag_moves_it_is_asked_for_once_an_interval_and_nothing_is_writ
     assert 2 * 3 <= len(asked) <= 2 * 5, asked  # Two public tags, every five seconds more or less a tenth.
 
 
+@pytest.mark.thorough
 def test_a_registry_that_goes_away_in_the_middle_leaves_the_old_image_in_use(
     cluster: Cluster, installed: Kubectl
 ) -> None:
@@ -235,6 +236,7 @@ def test_a_registry_that_goes_away_in_the_middle_leaves_the_old_image_in_use(
     eventually(lambda: digests(installed, "moving") == {new}, seconds=180)
 
 
+@pytest.mark.thorough
 def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_that_is_asked_for_brings_the_tag(
     cluster: Cluster, installed: Kubectl
 ) -> None:
@@ -258,6 +260,7 @@ def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_th
     eventually(lambda: is_quiet(installed), seconds=120)
 
 
+@pytest.mark.thorough
 def test_a_registry_whose_authority_is_ones_own_is_asked_in_spite_of_a_proxy_for_others(
     cluster: Cluster, installed: Kubectl, tmp_path: pathlib.Path
 ) -> None:
@@ -303,6 +306,7 @@ def test_a_registry_whose_authority_is_ones_own_is_asked_in_spite_of_a_proxy_for
     assert "volumes" not in deployment["spec"]["template"]["spec"]
 
 
+@pytest.mark.thorough
 def test_a_moved_tag_reaches_image_volumes_of_which_only_the_nodes_lists_tell(
     cluster: Cluster, installed: Kubectl
 ) -> None:

@@ -350,6 +350,7 @@ def forbidden(cluster: Cluster, namespace: str) -> Iterator[None]:
         cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=made)
 
 
+@pytest.mark.thorough
 def test_a_policy_against_image_volumes_makes_auto_sleep_and_the_images_stay_all_the_time(
     cluster: Cluster, cache: Kubectl, node: str
 ) -> None:
@@ -378,6 +379,7 @@ def test_a_policy_against_image_volumes_makes_auto_sleep_and_the_images_stay_all
     assert told(cluster, cache)["daemonset"]["strategy_reason"] == allowed
 
 
+@pytest.mark.thorough
 def test_auto_goes_on_mounting_when_an_old_node_joins_and_begins_to_only_when_all_can(
     cluster: Cluster, cache: Kubectl, node: str
 ) -> None:

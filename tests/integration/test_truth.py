@@ -63,6 +63,7 @@ def patient_node(cluster: Cluster, namespace: str) -> Iterator[str]:
     cluster.kubectl("wait", "pod/next", "--for=condition=Ready", "--timeout=110s", "-n", namespace)
 
 
+@pytest.mark.thorough
 def test_twenty_images_whose_eleventh_hangs(
     cluster: Cluster, module: Module, kubectl: Kubectl, patient_node: str
 ) -> None:

@@ -150,6 +150,7 @@ def no_end(cluster: Cluster, cache: Cache) -> Iterator[None]:
             cluster.kubectl("delete", "validatingwebhookconfiguration", "silent", "--ignore-not-found")
 
 
+@pytest.mark.thorough
 def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> None:
     """The API server's own flow control gives the controller no seat; a request that is alone gets in all the same."""
     before, restarts = cache.held(), cache.restarts()
@@ -236,6 +237,7 @@ def test_role_taken_away_and_given_back(cluster: Cluster, cache: Cache) -> None:
     assert cache.restarts() == 0
 
 
+@pytest.mark.thorough
 def test_role_taken_away_from_a_running_controller(cluster: Cluster, cache: Cache) -> None:
     """Its process goes on, says what it lacks, and does what was asked for meanwhile once it may."""
     before, pod, restarts = cache.held(), cache.controller()["metadata"]["uid"], cache.restarts()

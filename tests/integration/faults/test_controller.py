@@ -7,6 +7,8 @@ import json
 import signal
 import time
 
+import pytest
+
 from tests.cluster import Cluster
 
 from ..conftest import DAEMONSET, eventually, installer_of, our_writes, stays
@@ -82,6 +84,7 @@ def test_killed_at_any_time_takes_nothing_away(cluster: Cluster, cache: Cache) -
     assert cache.held() == before
 
 
+@pytest.mark.thorough
 def test_sigterm_while_the_api_server_is_away(cluster: Cluster, cache: Cache) -> None:
     """It ends at once, and the process after it starts without an API server."""
     before, restarts, pod = cache.held(), cache.restarts(), cache.controller()
@@ -97,6 +100,7 @@ def test_sigterm_while_the_api_server_is_away(cluster: Cluster, cache: Cache) ->
     eventually(lambda: cache.restarts() > restarts)
 
 
+@pytest.mark.thorough
 def test_controller_and_playbook_at_once_while_the_list_changes(cluster: Cluster, cache: Cache) -> None:
     """Both hear of the new list at the same moment, and both may write it."""
     before, later = cache.held(), "registry.example.com/faults/later:1"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.cluster import Cluster
 from tests.cluster.node import RealNode
 
@@ -49,6 +51,7 @@ def holds(cluster: Cluster, node: str) -> list[bool]:
     return [cluster.node(node).has_image(image) for image in BIG.values()]
 
 
+@pytest.mark.thorough
 def test_disk_pressure(cluster: Cluster) -> None:
     # The controller's image is as large as the cache: without the taint the disk might be full.
     node = cluster.add_node({"pool": "small"}, [TAINT], image_disk_mb=DISK_MB)
