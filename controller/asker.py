@@ -35,6 +35,7 @@ log = logging.getLogger("image-puller")
 
 _FIRST = 60.0  # Seconds in which the first questions are spread.
 _RETRY = 60.0  # The first pause after a question without an answer; it doubles up to the interval.
+_NONE = 5.0  # Seconds until it looks again where nobody wants to know anything: nodes have not told yet what they hold.
 _SHOWN = 3  # Different errors in one line of the log.
 
 
@@ -107,7 +108,7 @@ class Asker:
             except Exception:
                 log.exception("unexpected error while asking registries")
             now = self.world.clock.monotonic()
-            pause = min((told.due - now for told in self._told.values()), default=_RETRY)
+            pause = min((told.due - now for told in self._told.values()), default=_NONE)
             self.world.clock.wait(self._wake, min(max(pause, 0.5), _RETRY))
 
     def ask(self) -> None:

@@ -245,7 +245,12 @@ def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_th
     (old,), generation = digests(installed, "moving"), installed.daemonset()["metadata"]["generation"]
     pods = {pod["metadata"]["uid"] for pod in holders(installed)}
     new = cluster.push(MOVING, files={"/version": "unreached"})
-    eventually(lambda: "what tags stand for could not be asked: " in log(installed), seconds=60)
+
+    def said_why() -> bool:
+        assert "what tags stand for could not be asked: " in log(installed)
+        return True
+
+    eventually(said_why, seconds=90)
     time.sleep(4 * INTERVAL)
     assert log(installed).count("could not be asked") == 1
     assert (digests(installed, "moving"), on_nodes(cluster, MOVING)) == ({old}, {old})
