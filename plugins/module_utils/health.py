@@ -303,7 +303,7 @@ def _is_published(told: Any) -> bool:
         and isinstance(told["reasons"], list)
         and isinstance(told["failures"], list)
         and all(isinstance(text, str) for text in (*texts, told.get("settings", "")))
-        and all(type(number) is int and 0 <= number < _MOST for number in numbers)
+        and all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers)
     )
 
 

@@ -32,9 +32,6 @@ attributes:
   idempotent:
     description: Changes nothing.
     support: full
-seealso:
-  - plugin: kubecache.image_puller.image_puller
-    plugin_type: role
 """
 
 EXAMPLES = r"""
