@@ -259,7 +259,7 @@ def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_th
     with Watcher(installed) as watched:
         eventually(lambda: digests(installed, "moving") == {new}, seconds=120)
     assert watched.least >= len(cluster.nodes) - 1
-    assert not pods & {pod["metadata"]["uid"] for pod in holders(installed)}
+    eventually(lambda: not pods & {pod["metadata"]["uid"] for pod in holders(installed)})
     assert installed.daemonset()["metadata"]["generation"] == generation
     installed.patch("configmap", CONFIG_MAP, {"data": {"REFRESH": "digest"}})
     eventually(lambda: is_quiet(installed), seconds=120)

@@ -394,7 +394,8 @@ def test_auto_goes_on_mounting_when_an_old_node_joins_and_begins_to_only_when_al
         assert all(cluster.node(node).has_image(image) for image in GOOD.values()), "it was not in use for too long"
         return found
 
-    cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "auto"}})
+    # Of other settings admission is asked anew: its answer to these, from before, would be believed for ten minutes.
+    cache.patch("configmap", CONFIG_MAP, {"data": {"STRATEGY": "auto", "NEW_NODE_GRACE_SECONDS": "61"}})
     eventually(lambda: here() == ["image_volume"] and held(cluster, cache) >= {*GOOD.values()}, 90)
     before = {pod["metadata"]["uid"] for pod in pods(cache, CONFIG_MAP)}
     with old_node(cluster, "late", SELECTOR):
