@@ -342,7 +342,9 @@ def _remove_definition(hands: Hands) -> None:
             hands.left(f"{describe(live)} stays: {', '.join(map(describe, others[:3]))}{more} would go with it")
         else:
             hands.remove("CustomResourceDefinition", CRD_NAME, None)
-            if not hands.dry_run:  # The API server looks for resources first, and until then nothing can bring it anew.
+            if (
+                is_ours(live) and not hands.dry_run
+            ):  # The API server looks for resources first, and until then nothing can bring it anew.
                 wait_until_gone(hands.cluster, live, _GONE)
     except ApiError as error:
         if not error.forbidden:

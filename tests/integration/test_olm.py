@@ -24,7 +24,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.operator im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import CRD_NAME
 from tests.cluster import Cluster, ClusterError
 
-from .conftest import Kubectl, Module, Playbook, modules_of, new_namespace, our_writes
+from .conftest import Kubectl, Module, Playbook, eventually, modules_of, new_namespace, our_writes
 from .olm import StandIn
 from .test_operator import KIND, Puller, idle_deployment, images, install_by_hand, resource
 
@@ -82,7 +82,7 @@ def test_an_operator_group_that_is_there_is_used_and_stays(
     assert f"Namespace {namespace} stays: it was not made by the Image Puller" in told
     assert groups(kubectl) == ["theirs"]
     for kind in ("subscriptions", "clusterserviceversions"):
-        assert kubectl.list(f"{kind}.operators.coreos.com") == []
+        eventually(lambda kind=kind: kubectl.list(f"{kind}.operators.coreos.com") == [])
 
 
 def test_an_operator_group_of_ours_stays_while_others_need_it(

@@ -57,8 +57,8 @@ def test_with_the_registry_gone_a_users_pod_starts_on_every_node_of_the_set(clus
                 == "Running"
             )
         )
-        assert "already present on machine" in first_image_event(cluster, consumers[0])
-        assert first_image_event(cluster, consumers[1]).startswith(f'Pulling image "{IMAGE}"')
+        assert "already present on machine" in eventually(lambda: first_image_event(cluster, consumers[0]))
+        assert eventually(lambda: first_image_event(cluster, consumers[1])).startswith(f'Pulling image "{IMAGE}"')
         waiting = "jsonpath={.status.containerStatuses[0].state.waiting.reason}"
         eventually(
             lambda: (
