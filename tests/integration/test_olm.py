@@ -81,8 +81,8 @@ def test_an_operator_group_that_is_there_is_used_and_stays(
     told = " ".join(playbook("uninstall").stdout.split())
     assert f"Namespace {namespace} stays: it was not made by the Image Puller" in told
     assert groups(kubectl) == ["theirs"]
-    for kind in ("subscriptions", "clusterserviceversions"):
-        eventually(lambda kind=kind: kubectl.list(f"{kind}.operators.coreos.com") == [])
+    kinds = "subscriptions.operators.coreos.com,clusterserviceversions.operators.coreos.com"
+    eventually(lambda: kubectl.list(kinds) == [])
 
 
 def test_an_operator_group_of_ours_stays_while_others_need_it(
