@@ -19,6 +19,15 @@ from tests.cluster import Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
+# A kubeconfig of a cluster that nobody listens for, which each module says in its own words.
+NOWHERE = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}],
+    "users": [{"name": "none", "user": {"token": "s3cret-t0ken"}}],
+    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+    "current-context": "none",
+}
 
 
 def ansible_settings() -> dict[str, str]:

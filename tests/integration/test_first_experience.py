@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import Cluster
-from tests.running import WRITES, ansible_environment, ansible_settings
+from tests.running import NOWHERE, WRITES, ansible_environment, ansible_settings
 from tests.setup import BUILD
 
 from .conftest import Playbook, Run
@@ -27,14 +27,6 @@ pytestmark = pytest.mark.thorough
 # What the playbooks do where there is nothing, and whether they need a cluster for it.
 PLAYBOOKS = ("install", "plan", "status", "health_check", "uninstall", "migrate", "render")
 ASKING = PLAYBOOKS[:-1]
-NOWHERE = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "clusters": [{"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}],
-    "users": [{"name": "none", "user": {"token": "s3cret-t0ken"}}],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-    "current-context": "none",
-}
 MISSPELT = "image_puller_imges is no variable of this role; did you mean image_puller_images?"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.running import NOWHERE
 from tests.setup import BUILD, CHECKOUT
 
 NAME = "kubecache.image_puller"
@@ -28,15 +29,6 @@ SHIPPED = {
     *("changelogs", "deploy", "docs", "extensions", "meta", "playbooks", "plugins", "roles", "tests"),
 }
 RELATIVE_LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)[^)#\s]+")
-# Nobody listens there, which each module says in its own words.
-KUBECONFIG = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "clusters": [{"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}],
-    "users": [{"name": "none", "user": {"token": "s3cret-t0ken"}}],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-    "current-context": "none",
-}
 
 
 @dataclass(frozen=True)
@@ -161,14 +153,14 @@ def test_variable_files_are_shipped(installed: Installation) -> None:
 def test_action_group_connects_both_collections(installed: Installation, module: str) -> None:
     options = {"kind": "Node"} if module.startswith("kubernetes.core") else {}
     output = installed.play(
-        module_defaults={f"group/{NAME}.image_puller": {"kubeconfig": KUBECONFIG}}, tasks=[{module: options}]
+        module_defaults={f"group/{NAME}.image_puller": {"kubeconfig": NOWHERE}}, tasks=[{module: options}]
     )
     assert "127.0.0.1" in output
     assert "onnection refused" in output
 
 
 def test_failed_connection_shows_one_sentence_and_no_secret(installed: Installation) -> None:
-    output = installed.play(tasks=[{f"{NAME}.image_puller_info": {"kubeconfig": KUBECONFIG}}])
+    output = installed.play(tasks=[{f"{NAME}.image_puller_info": {"kubeconfig": NOWHERE}}])
     assert "127.0.0.1:1 does not answer (connection refused). Check the kubeconfig, context or host" in output
     assert "Traceback" not in output
     assert "s3cret-t0ken" not in output
