@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import NOT_ITS_TURN
+
 # A kubelet drops what goes beyond so many events for one pod (and lets one more through every five minutes).
 BURST = 25
 
@@ -29,7 +31,9 @@ _TROUBLES = ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume", "Net
 class Pull(NamedTuple):
     """The last that was told of one image of one pod.
 
-    ``state`` is pulling, cached or failed, and ``since`` when it began; ``tries``: failures that were told of.
+    ``state`` is pulling, cached or failed, and ``since`` when it began. ``message`` is what the last failed try said,
+    also while it is pulled again; that it was not its turn is said only where nothing else was.
+    ``tries``: failures that were told of.
     """
 
     state: str
@@ -38,6 +42,11 @@ class Pull(NamedTuple):
     seconds: float | None = None
     size: int | None = None
     tries: int = 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a try has failed by more than the kubelet's own limit of pulls."""
+        return bool(self.message) and NOT_ITS_TURN not in self.message
 
 
 @dataclass
@@ -113,9 +122,10 @@ def _joined(known: Pull | None, told: Pull, is_newer: bool) -> Pull:
     last, other = (told, known) if is_newer else (known, told)
     if last.state == other.state == "cached" and last.seconds is None and last.size is None:
         return other
-    if last.state != "cached" and last.tries < other.tries:
-        return Pull(last.state, last.since, last.message, tries=other.tries)
-    return last
+    if last.state == "cached":
+        return last
+    answer = last if last.is_answered or not other.message else other
+    return Pull(last.state, last.since, answer.message, tries=max(last.tries, other.tries))
 
 
 def _is_kubelets(event: Mapping[str, Any]) -> bool:

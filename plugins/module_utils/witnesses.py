@@ -199,7 +199,9 @@ class _Pod:
     def _failed(self, image: CachedImage, reason: str, message: str, told: Pull | None) -> Row:
         place = (self.node, image.name, image.image)
         if NOT_ITS_TURN in message:
-            return Row(*place, "waiting", reason=reason, message=message)
+            if told is None or not told.is_answered:
+                return Row(*place, "waiting", reason=reason, message=message)
+            message = told.message  # The answer to a former try still stands.
         class_, since, tries = classify(reason, message), None, 0
         if told and told.state == "failed":
             since, tries = told.since, told.tries

@@ -7,6 +7,7 @@ The texts are those that real kubelets, containerd, CRI-O and registries wrote.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -268,6 +269,17 @@ def test_a_kubelet_that_spaces_its_pulls_has_not_failed(message: str) -> None:
     assert _java(waiting("java11", "ErrImagePull", message)).state == "waiting"
     helper = {"initContainerStatuses": [waiting("copy-sleep", "ErrImagePull", message)]}
     assert _java(waiting("java11", "PodInitializing"), status=helper).state == "waiting"
+
+
+@pytest.mark.parametrize("status", ["pull QPS exceeded", 'Back-off pulling image "x": ErrImagePull: pull QPS exceeded'])
+def test_a_try_that_was_not_its_turn_does_not_undo_the_answer_to_a_former_one(status: str) -> None:
+    """Tried again among many, the kubelet puts off an image of which the registry has said that it isn't there."""
+    pull = f'Failed to pull image "{JAVA.image}": '
+    messages = [PULLING, f"{pull}{NOT_FOUND}", PULLING, f"{pull}pull QPS exceeded"]
+    told = [event(message, at=f"2026-11-20T11:59:{number:02}Z") for number, message in enumerate(messages)]
+    for order in itertools.permutations(told):
+        row = _java(waiting("java11", "ErrImagePull", status), events=order)
+        assert (row.state, row.class_, row.message, row.tries) == ("failed", "not_found", NOT_FOUND, 1)
 
 
 def test_waiting_in_the_kubelets_first_pass_means_not_known_yet() -> None:
