@@ -45,6 +45,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.methods imp
     OPERATOR,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    IMAGE_SET,
     MANAGED_BY,
     MANAGER,
     describe,
@@ -114,7 +115,8 @@ def install(
     :param live: the ConfigMaps of the installation's sets as just read, by name.
     """
     common, method = plan.required(), METHODS[choices.install_method]
-    installation = _with_secrets(installation, plan, live)
+    beside = _beside(cluster, installation, common.namespace)
+    installation = _with_secrets(installation, plan, {**_sets_beside(cluster, beside, common.namespace), **live})
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
     if method.operated:
         operated.refuse_others(hands)
@@ -126,7 +128,7 @@ def install(
         _install_operator(hands, installation, plan, choices, outcome, live)
         return
     account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
-    running = method.controller(installation, common) if choices.controller else []
+    running = _shared(method.controller(installation, common), beside) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
     _refuse_tracked(live[name] for name in plan.leaving)
     if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
@@ -138,11 +140,11 @@ def install(
         _keep(cluster, part, outcome, dry_run, found)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
-    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+    _keep_nodes_access(cluster, installation, common, choices, outcome, beside, dry_run=dry_run)
     for part in running:
         _keep(cluster, part, outcome, dry_run, found)
     if not choices.controller:
-        for part in objects.controller(installation, common):
+        for part in _of_this_alone(objects.controller(installation, common), beside, outcome):
             data = part["metadata"]
             _remove(cluster, part["kind"], data["name"], data["namespace"], outcome, dry_run)
 
@@ -188,7 +190,7 @@ def _install_operator(
     operated.wait_until_kept(hands, resource)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
-    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run)
+    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run=dry_run)
 
 
 def _require_controller(choices: Choices) -> None:
@@ -302,6 +304,54 @@ def _with_secrets(
     return replace(installation, pull_secrets=secrets_of([*(wanted.settings for wanted in plan.sets), *staying]))
 
 
+def _beside(cluster: Cluster, installation: Installation, namespace: str) -> list[dict[str, Any]]:
+    """The controllers' Deployments of other installations in the namespace, as far as they may be listed."""
+    label = f"{MANAGED_BY}={MANAGER},app.kubernetes.io/component=controller"
+    try:
+        found, _version = cluster.list("Deployment", namespace, labels=label)
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+        return []
+    return [one for one in found if one["metadata"]["name"] != installation.deployment_name]
+
+
+def _sets_beside(cluster: Cluster, beside: Sequence[Mapping[str, Any]], namespace: str) -> dict[str, dict[str, Any]]:
+    """The ConfigMaps of all sets of the namespace, if not all are of one installation: they share a Role."""
+    found = cluster.list("ConfigMap", namespace, labels=IMAGE_SET)[0] if beside else ()
+    return {config_map["metadata"]["name"]: config_map for config_map in found}
+
+
+def _accounts(deployments: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {one["spec"]["template"]["spec"].get("serviceAccountName") or "default" for one in deployments}
+
+
+def _shared(made: list[dict[str, Any]], beside: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The objects with the bindings as all installations of the namespace need them, whoever applies them last."""
+    for binding in made:
+        if subjects := binding.get("subjects"):
+            accounts = sorted({subjects[0]["name"], *_accounts(beside)})
+            binding["subjects"] = [{**subjects[0], "name": name} for name in accounts]
+    return made
+
+
+def _of_this_alone(
+    made: Iterable[dict[str, Any]], beside: Sequence[Mapping[str, Any]], outcome: Outcome
+) -> Iterator[dict[str, Any]]:
+    """Those of the objects that no other installation of the namespace uses; says which stay."""
+    accounts = _accounts(beside)
+    for obj in made:
+        kind, name = obj["kind"], obj["metadata"]["name"]
+        if beside and (kind in ("Role", "RoleBinding", "ClusterRoleBinding") or name in accounts):
+            outcome.left.append(_in_use(describe(obj), [describe(one) for one in beside]))
+        else:
+            yield obj
+
+
+def _in_use(what: str, users: Sequence[str]) -> str:
+    return f"{what} stays: {', '.join(users[:3])} still use{'s' if len(users) == 1 else ''} it"
+
+
 def _look_for_authorities(cluster: Cluster, installation: Installation, namespace: str, outcome: Outcome) -> None:
     name = installation.registries.authorities
     try:
@@ -350,13 +400,20 @@ def uninstall(
     if not operated.uninstall(_hands(cluster, namespace, outcome, dry_run, timeout)):
         return
     sets |= installed_config_maps(cluster, image_set)  # An operator heals until its resource has gone.
-    for wanted in reversed(objects.controller(installation, settings)):
+    beside = _beside(cluster, installation, namespace)
+    for wanted in _of_this_alone(reversed(objects.controller(installation, settings)), beside, outcome):
         _remove(cluster, wanted["kind"], wanted["metadata"]["name"], namespace, outcome, dry_run)
     for name in sets:
         _remove(cluster, "ConfigMap", name, namespace, outcome, dry_run)
-    _remove(cluster, "ServiceAccount", objects.CACHE_SERVICE_ACCOUNT_NAME, namespace, outcome, dry_run)
-    _remove_if_allowed(cluster, "ClusterRoleBinding", objects.nodes_binding_name(namespace), None, outcome, dry_run)
-    _remove_shared(cluster, image_set, sets, outcome, dry_run)
+    account = objects.cache_service_account(settings)
+    daemonsets, _version = cluster.list("DaemonSet", namespace, labels=IMAGE_SET)
+    if users := [describe(one) for one in daemonsets if not _is_going(cluster, image_set, sets, one)]:
+        outcome.left.append(_in_use(describe(account), users))
+    else:
+        _remove(cluster, "ServiceAccount", account["metadata"]["name"], namespace, outcome, dry_run)
+    for wanted in _of_this_alone(objects.nodes_access(installation, settings)[1:], beside, outcome):
+        _remove_if_allowed(cluster, wanted["kind"], wanted["metadata"]["name"], None, outcome, dry_run)
+    _remove_shared(cluster, image_set, sets, beside, outcome, dry_run)
     _remove_namespace(cluster, installation, settings, outcome, dry_run, timeout)
 
 
@@ -535,13 +592,21 @@ def _is_admitted(cluster: Cluster, namespace: str) -> bool:
 
 
 def _keep_nodes_access(
-    cluster: Cluster, installation: Installation, settings: Settings, choices: Choices, outcome: Outcome, dry_run: bool
+    cluster: Cluster,
+    installation: Installation,
+    settings: Settings,
+    choices: Choices,
+    outcome: Outcome,
+    beside: Sequence[Mapping[str, Any]] = (),
+    *,
+    dry_run: bool,
 ) -> None:
+    made = objects.nodes_access(installation, settings)
     if not choices.controller or choices.read_nodes is False:
-        name = objects.nodes_binding_name(settings.namespace)
-        _remove_if_allowed(cluster, "ClusterRoleBinding", name, None, outcome, dry_run)
+        for binding in _of_this_alone(made[1:], beside, outcome):
+            _remove_if_allowed(cluster, binding["kind"], binding["metadata"]["name"], None, outcome, dry_run)
         return
-    for access in objects.nodes_access(installation, settings):
+    for access in _shared(made, beside):
         _keep_if_allowed(
             cluster,
             access,
@@ -600,15 +665,20 @@ def _remove_if_allowed(
 
 
 def _remove_shared(
-    cluster: Cluster, image_set: ImageSet, sets: Collection[str], outcome: Outcome, dry_run: bool
+    cluster: Cluster,
+    image_set: ImageSet,
+    sets: Collection[str],
+    beside: Sequence[Mapping[str, Any]],
+    outcome: Outcome,
+    dry_run: bool,
 ) -> None:
     """The cluster-scoped objects that other installations may use, too."""
-    binding = objects.nodes_binding_name(image_set.namespace)
+    going = () if beside else (objects.nodes_binding_name(image_set.namespace),)
     try:
         bindings, _version = cluster.list("ClusterRoleBinding", labels=f"{MANAGED_BY}={MANAGER}")
-        users = [b["metadata"]["name"] for b in bindings if b["metadata"]["name"] != binding]
+        users = [b["metadata"]["name"] for b in bindings if b["metadata"]["name"] not in going]
         if users:
-            outcome.left.append(f"ClusterRole {objects.NODES_ROLE_NAME} stays: {', '.join(users[:3])} still use it")
+            outcome.left.append(_in_use(f"ClusterRole {objects.NODES_ROLE_NAME}", users))
         else:
             _remove(cluster, "ClusterRole", objects.NODES_ROLE_NAME, None, outcome, dry_run)
         daemonsets, _version = cluster.list("DaemonSet")
@@ -619,9 +689,7 @@ def _remove_shared(
             if not _is_going(cluster, image_set, sets, daemonset)
         ]
         if users:
-            outcome.left.append(
-                f"PriorityClass {objects.PRIORITY_CLASS_NAME} stays: {', '.join(users[:3])} still use it"
-            )
+            outcome.left.append(_in_use(f"PriorityClass {objects.PRIORITY_CLASS_NAME}", users))
         else:
             _remove(cluster, "PriorityClass", objects.PRIORITY_CLASS_NAME, None, outcome, dry_run)
     except ApiError as error:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -200,6 +201,35 @@ def test_two_installations_in_one_namespace_leave_each_others_sets_alone(
     module("daemonset", state="absent", sets="all")
     eventually(lambda: names(kubectl, "daemonset") == {"b", "b-gpu"})
     assert f"{CONFIG_MAP}-b-gpu" in names(kubectl, "configmap")
+
+
+@pytest.mark.thorough
+def test_two_controllers_in_one_namespace_share_their_rights_until_the_last_has_gone(
+    pools: tuple[str, str], module: Module, kubectl: Kubectl
+) -> None:
+    """Both name a pull secret, and the second has an account of its own; whoever is installed last leaves the same."""
+
+    def rights() -> tuple[Any, ...]:
+        role, binding = (kubectl.get(kind, "k8s-image-puller") or {} for kind in ("role", "rolebinding"))
+        (secrets,) = [rule["resourceNames"] for rule in role["rules"] if rule["resources"] == ["secrets"]]
+        return secrets, [subject["name"] for subject in binding["subjects"]]
+
+    first: dict[str, Any] = {"images": {"cpu": CPU}, "image_pull_secrets": ["one"]}
+    second: dict[str, Any] = {"config_map_name": "b", "daemonset_name": "b", "deployment_name": "b"}
+    second |= {"service_account_name": "b"}
+    module("install", **first)
+    module("install", images={"more": MORE}, image_pull_secrets=["two"], **second)
+    assert rights() == (["one", "two"], ["b", "k8s-image-puller"])
+    assert not module("install", **first)["changed"]
+    assert not module("install", images={"more": MORE}, image_pull_secrets=["two"], **second)["changed"]
+    gone = module("install", state="absent", **second)
+    assert any(re.match(r"Role \S+/k8s-image-puller stays: Deployment \S+ still uses it$", left) for left in gone["left"])
+    assert "b" not in names(kubectl, "deployment") | names(kubectl, "serviceaccount") | names(kubectl, "configmap")
+    assert {"k8s-image-puller"} <= names(kubectl, "serviceaccount") & names(kubectl, "role")
+    assert names(kubectl, "deployment") == {"kubernetes-image-puller"}
+    assert module("install", **first)["changed"], "what only the second needed is taken back"
+    assert rights() == (["one"], ["k8s-image-puller"])
+    assert module("install", state="absent")["left"] == []
 
 
 def test_settings_of_all_sets_at_once_are_refused(module: Module) -> None:
