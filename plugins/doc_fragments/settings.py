@@ -84,7 +84,8 @@ options:
       - The images to cache, each with a name, which is a DNS-1123 label.
       - A list of mappings with C(name) and C(image), a mapping from name to image, or the text of the ConfigMap's key
         C(IMAGES), C(name=image;name=image).
-      - When left out, an existing installation keeps its list. A fresh one takes the default list and says so.
+      - When left out, M(kubecache.image_puller.image_puller_install) and M(kubecache.image_puller.image_puller_config)
+        keep the list of an existing installation. For a fresh one they take the default list and say so.
     type: raw
   daemonset_name:
     description:

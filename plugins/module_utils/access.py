@@ -30,6 +30,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 _AUTH_FILE = "the auth file"
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _MIRRORS_EXAMPLE = '{"quay.io": "mirror.example.com/quay"}'
+_PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/@]+)@")
 _PROXY_EXAMPLE = '{"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".example.com"}'
 
 
@@ -91,6 +92,11 @@ def read_registry_access(
     shape = {"HTTPS_PROXY": _proxy_problems, "HTTP_PROXY": _proxy_problems, "NO_PROXY": str}
     proxy, more = read_mapping(called["registry_proxy"], given["registry_proxy"], shape, _PROXY_EXAMPLE)
     return RegistryAccess(mirrors, insecure, name, {} if more else proxy), [*problems, *more]
+
+
+def proxy_passwords(value: object) -> set[str]:
+    """The passwords in the URLs of the option ``registry_proxy``, whatever its shape, so that no output shows them."""
+    return set(_PASSWORD.findall(str(value or "")))
 
 
 CONTROLLER_OPTIONS = ("registry_mirrors", "registry_insecure", "registry_ca_config_map", "registry_proxy")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, metadata
@@ -47,6 +47,13 @@ def _is_place_of(place: str, obj: Mapping[str, Any]) -> bool:
     namespace, _slash, name = path.partition("/")
     same = (kind, name) == (f"{group}/{obj.get('kind')}", data.get("name"))
     return same and data.get("namespace", namespace) == namespace
+
+
+def require_untracked(found: Iterable[Mapping[str, Any] | None]) -> None:
+    """RuntimeError, before anything is written, where Argo CD or Flux keeps one of the objects."""
+    for live in found:
+        if live is not None and (who := tracker(live)):
+            raise RuntimeError(refusal(live, who))
 
 
 def refusal(obj: Mapping[str, Any], who: str) -> str:

@@ -403,6 +403,12 @@ def matching_nodes(
     return matching, skipped
 
 
+def is_ready(node: Mapping[str, Any]) -> bool:
+    """Whether the node's kubelet is at work, as far as the cluster knows."""
+    conditions = {c.get("type"): c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
+    return conditions.get("Ready") == "True"
+
+
 def _excuse(
     pod_spec: Mapping[str, Any],
     node: Mapping[str, Any],
@@ -414,8 +420,7 @@ def _excuse(
     spec = node.get("spec") or {}
     if node["metadata"].get("deletionTimestamp") or any(t.get("key") in _GOING for t in spec.get("taints") or ()):
         return GOING
-    conditions = {c.get("type"): c.get("status") for c in (node.get("status") or {}).get("conditions") or ()}
-    if conditions.get("Ready") != "True" or any(map(is_tainted_by_state, untolerated(pod_spec, node))):
+    if not is_ready(node) or any(map(is_tainted_by_state, untolerated(pod_spec, node))):
         return NOT_READY
     if pod is None:
         if spec.get("unschedulable"):

@@ -27,6 +27,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     Grace,
     Report,
     assess,
+    is_ready,
     matching_nodes,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
@@ -68,7 +69,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 )
 
 _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
-_GONE_PAUSE = 0.2
+_GONE_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+_SURELY_ENDED = 10.0  # Seconds in which a pod ends where its kubelet is at work.
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
 _UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
@@ -555,6 +557,30 @@ def wait_until_gone(cluster: Cluster, live: Mapping[str, Any], timeout: float) -
         if time.monotonic() > end:
             raise RuntimeError(f"{describe(live)} is still being deleted after {timeout:.0f} s")
         time.sleep(_GONE_PAUSE)
+
+
+def wait_until_ended(cluster: Cluster, daemonsets: Iterable[Mapping[str, Any]], timeout: float) -> list[str]:
+    """Wait until DaemonSets that were deleted, and their pods, are gone; RuntimeError after ``timeout`` seconds.
+
+    A node that is not ready ends no pod. Those are not waited for, but returned, as sentences call them.
+    """
+    deleted, began, pause = list(daemonsets), time.monotonic(), _GONE_PAUSE
+    for daemonset in deleted:
+        wait_until_gone(cluster, daemonset, max(0.0, began + timeout - time.monotonic()))
+    while pods := [pod for daemonset in deleted for pod in _pods(cluster, daemonset)]:
+        waited, ending = time.monotonic() - began, pods
+        if waited > min(_SURELY_ENDED, timeout):
+            unready = {node["metadata"]["name"] for node in _nodes(cluster, Shared()) or () if not is_ready(node)}
+            ending = [pod for pod in pods if (pod.get("spec") or {}).get("nodeName") not in unready]
+        if not ending:
+            return [f"{describe(pod)} on {pod['spec']['nodeName']}" for pod in pods]
+        if waited > timeout:
+            more = f" and {len(ending) - 3} more" if len(ending) > 3 else ""
+            names = ", ".join(describe(pod) for pod in ending[:3])
+            raise RuntimeError(f"{names}{more}: still being deleted after {timeout:.0f} s")
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LONGEST_PAUSE)
+    return []
 
 
 def remove_former_daemonsets(

@@ -57,7 +57,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.resource im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
 
 _PROJECT_SECONDS, _PROJECT_PAUSE = 30, 0.25
-_DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+# From Kubernetes 1.30 on, and as 1.27 had it.
+_DISCOVERY = ",".join(
+    f"application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList" for v in ("v2", "v2beta1")
+)
 # What a cluster puts into every namespace by itself.
 _EVERYWHERE = {
     ("serviceaccounts", "default"),
@@ -71,7 +74,9 @@ _EVERYWHERE = {
 }
 # On the logins for the cluster's own registry that OpenShift makes for each ServiceAccount, 4.16 and before.
 _LOGIN = {"openshift.io/internal-registry-auth-token.service-account", "openshift.io/token-secret.name"}
-_TRANSIENT_KINDS = {"events", "podmetrics", "endpoints", "endpointslices", "leases"}
+_TRANSIENT_KINDS = {"events", "endpoints", "endpointslices", "leases"}
+# Groups without objects of their own: what others measure, and what catalogs offer in every namespace.
+_VIEWS = {"metrics.k8s.io", "custom.metrics.k8s.io", "external.metrics.k8s.io", "packages.operators.coreos.com"}
 
 
 @dataclass(frozen=True)
@@ -118,19 +123,25 @@ def install(
     beside = _beside(cluster, installation, common.namespace)
     installation = _with_secrets(installation, plan, {**_sets_beside(cluster, beside, common.namespace), **live})
     hands = _hands(cluster, common.namespace, outcome, dry_run, choices.wait_timeout)
+    account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
     if method.operated:
+        _require_controller(choices)
         operated.refuse_others(hands)
     if choices.install_method == OLM:
         operated.require_olm(hands)
-    operated.leave_others(hands, choices.install_method)
+
+    def require(going: Iterable[Mapping[str, Any]]) -> None:
+        gitops.require_untracked(going)
+        _read(cluster, [account, *settings, *method.controller(installation, common)], live)
+
+    operated.leave_others(hands, choices.install_method, require)
     _look_for_authorities(cluster, installation, common.namespace, outcome)
     if method.operated:
-        _install_operator(hands, installation, plan, choices, outcome, live)
+        _install_operator(hands, installation, plan, choices, outcome, live, beside=beside)
         return
-    account, settings = objects.cache_service_account(common), method.sets(installation, plan.sets)
     running = _shared(method.controller(installation, common), beside) if choices.controller else []
     found = _read(cluster, [account, *settings, *running], live)
-    _refuse_tracked(live[name] for name in plan.leaving)
+    gitops.require_untracked(live[name] for name in plan.leaving)
     if _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run):
         found = _read(cluster, [account, *settings, *running], live)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
@@ -156,15 +167,16 @@ def _install_operator(
     choices: Choices,
     outcome: Outcome,
     live: Mapping[str, dict[str, Any]],
+    *,
+    beside: Sequence[Mapping[str, Any]],
 ) -> None:
     """The operator, the resource, and what no operator keeps; wait until it has brought about the rest."""
     cluster, dry_run, common, method = hands.cluster, hands.dry_run, plan.required(), METHODS[choices.install_method]
-    _require_controller(choices)
     _take_over(cluster, installation, plan, choices, outcome, live, dry_run=dry_run)  # Which refuses.
     running, settings = method.controller(installation, common), method.sets(installation, plan.sets)
     kept = [objects.cache_service_account(common), *objects.controller(installation, common)]
     found = _read(cluster, [*running, *settings, *kept], live)
-    _refuse_tracked(live[name] for name in plan.leaving)
+    gitops.require_untracked(live[name] for name in plan.leaving)
     main = live.get(installation.config_map_name)
     _install_namespace(cluster, installation, common, choices, outcome, dry_run)
     class_name = _install_priority_class(cluster, plan.sets, choices, outcome, dry_run)
@@ -190,7 +202,7 @@ def _install_operator(
     operated.wait_until_kept(hands, resource)
     for name in plan.leaving:
         _remove(cluster, "ConfigMap", name, common.namespace, outcome, dry_run)
-    _keep_nodes_access(cluster, installation, common, choices, outcome, dry_run=dry_run)
+    _keep_nodes_access(cluster, installation, common, choices, outcome, beside, dry_run=dry_run)
 
 
 def _require_controller(choices: Choices) -> None:
@@ -436,15 +448,8 @@ def _read(
         kind, name, namespace = obj["kind"], obj["metadata"]["name"], obj["metadata"].get("namespace")
         with _advice(kind, namespace):
             found[describe(obj)] = config_maps.get(name) if kind == "ConfigMap" else cluster.get(kind, name, namespace)
-    _refuse_tracked(found.values())
+    gitops.require_untracked(found.values())
     return found
-
-
-def _refuse_tracked(found: Iterable[dict[str, Any] | None]) -> None:
-    """RuntimeError, before anything is written, where Argo CD or Flux keeps one of the objects."""
-    for live in found:
-        if live is not None and (who := gitops.tracker(live)):
-            raise RuntimeError(gitops.refusal(live, who))
 
 
 @contextmanager
@@ -597,7 +602,7 @@ def _keep_nodes_access(
     settings: Settings,
     choices: Choices,
     outcome: Outcome,
-    beside: Sequence[Mapping[str, Any]] = (),
+    beside: Sequence[Mapping[str, Any]],
     *,
     dry_run: bool,
 ) -> None:
@@ -757,13 +762,16 @@ def _foreign_objects(cluster: Cluster, namespace: str, removed: set[str]) -> Ite
     for group in ("/api", "/apis"):
         for item in cluster.raw(group, _DISCOVERY).get("items") or ():
             name = item["metadata"].get("name", "")
-            for version in item["versions"][:1]:  # The preferred version serves every kind that is still stored.
+            looked_at = set(_TRANSIENT_KINDS)
+            for version in () if name in _VIEWS else item["versions"]:  # No version need have all kinds of a group.
                 prefix = f"/apis/{name}/{version['version']}" if name else f"/api/{version['version']}"
                 for resource in version.get("resources") or ():
-                    listable = "list" in resource["verbs"] and resource["scope"] == "Namespaced"
-                    if listable and resource["resource"] not in _TRANSIENT_KINDS:
-                        path = f"{prefix}/namespaces/{namespace}/{resource['resource']}"
-                        yield from _foreign_of_kind(cluster, path, resource, removed)
+                    kind, listable = resource["resource"], "list" in resource["verbs"]
+                    if listable and resource["scope"] == "Namespaced" and kind not in looked_at:
+                        looked_at.add(kind)
+                        yield from _foreign_of_kind(
+                            cluster, f"{prefix}/namespaces/{namespace}/{kind}", resource, removed
+                        )
 
 
 def _foreign_of_kind(cluster: Cluster, path: str, resource: dict[str, Any], removed: set[str]) -> Iterator[str]:

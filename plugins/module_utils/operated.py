@@ -99,10 +99,12 @@ def other_csv(cluster: Cluster, namespace: str) -> Refusal | None:
     return operator.served_by_olm([metadata(item)["name"] for item in found.get("items") or ()])
 
 
-def leave_others(hands: Hands, method: str) -> None:
+def leave_others(hands: Hands, method: str, require: Callable[[Iterable[Mapping[str, Any]]], object]) -> None:
     """Take the former method's operator away where another method follows, and let what it kept stay.
 
     RuntimeError where a resource is somebody else's: two who keep the same objects would fight.
+
+    :param require: given what is there of the former method before the first of it goes; raises where it must stay.
     """
     resources = _resources(hands.cluster, hands.namespace)
     deployment = hands.cluster.get("Deployment", operator.NAME, hands.namespace)
@@ -115,6 +117,8 @@ def leave_others(hands: Hands, method: str) -> None:
             f"Delete it with kubectl delete --cascade=orphan, or let install_method be {OPERATOR}"
         )
     subscription = _subscription(hands)
+    if (method != OLM and subscription) or (method != OPERATOR and deployment) or leaving:
+        require([obj for obj in (*leaving, subscription, deployment) if obj])
     left = False
     if subscription is not None and method != OLM:
         left = _remove_olm(hands, subscription)

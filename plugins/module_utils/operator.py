@@ -43,9 +43,7 @@ def rules() -> list[dict[str, Any]]:
         # The controller's, by name: those of the pull secrets that resources name, which nobody knows before.
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch", "create", "patch"]},
-        # Update: what a former manager wrote into a template is replaced once.
-        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": [*_KEEP, "update"]},
-        {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": list(_KEEP)},
+        {"apiGroups": ["apps"], "resources": ["deployments", "daemonsets"], "verbs": list(_KEEP)},
         {"apiGroups": [_RBAC], "resources": ["roles", "rolebindings"], "verbs": list(_KEEP)},
         # Before the known controller is stopped it must have lost the right to delete its DaemonSet.
         {"apiGroups": ["authorization.k8s.io"], "resources": ["localsubjectaccessreviews"], "verbs": ["create"]},

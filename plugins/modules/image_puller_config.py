@@ -162,8 +162,10 @@ notes:
   sample: []
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import gitops
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Change, Cluster
@@ -192,7 +194,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe, is_ours, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import KIND
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     AUTO,
     from_config_map,
@@ -230,6 +233,8 @@ def main() -> None:
         if params["sets"] == "all":
             raise RuntimeError("sets=all needs state=absent: settings are those of one set. Leave sets out")
         live = cluster.get("ConfigMap", name, namespace)
+        gitops.require_untracked([live])
+        _require_unasked(live)
         given = given_settings(module)
         reading = merge_options(keep_names(given, live), live, f"{namespace}/{name}")
         settings = require(reading)
@@ -265,6 +270,7 @@ def main() -> None:
         else:
             live = cluster.get("ConfigMap", name, namespace)
             found = {name: live} if live else {}
+        gitops.require_untracked(found.values())
         for config_map in found.values():
             if not is_ours(config_map):
                 raise RuntimeError(
@@ -282,6 +288,16 @@ def main() -> None:
         }
 
     run(module, present if params["state"] == "present" else absent)
+
+
+def _require_unasked(live: Mapping[str, Any] | None) -> None:
+    """RuntimeError where an operator keeps the ConfigMap for a resource, and would put back what is changed here."""
+    for owner in metadata(live or {}).get("ownerReferences") or ():
+        if owner["kind"] == KIND and owner.get("controller"):
+            raise RuntimeError(
+                f"{describe(live or {})} is kept by an operator for {KIND} {owner['name']}; nothing was changed. "
+                "Change the resource, or run image_puller_install with its install_method"
+            )
 
 
 if __name__ == "__main__":

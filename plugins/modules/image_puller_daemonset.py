@@ -12,7 +12,9 @@ version_added: 0.1.0
 description:
   - Makes the DaemonSet of one set of images where it is missing, mends it where it differs, and leaves it alone
     otherwise. With a controller in the cluster both come to the same result and don't fight.
-  - The settings come from the ConfigMap O(config_map_name), unless O(settings) or O(images) are given.
+  - The settings come from the ConfigMap O(config_map_name), unless O(settings) or O(images) are given, of which only
+    one may be. Further options of the settings, such as O(tolerations), need O(images). Without all of these, and
+    without a ConfigMap, the task fails.
 extends_documentation_fragment:
   - kubecache.image_puller.attributes
   - kubecache.image_puller.kubernetes
@@ -256,8 +258,8 @@ notes:
   sample: []
 """
 
+import difflib
 import functools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -275,8 +277,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     installed_daemonsets,
     is_openshift,
     our_daemonsets,
-    pods_of,
-    wait_until_gone,
+    wait_until_ended,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper import (
     Kept,
@@ -303,7 +304,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Reading, from_options
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import FIELDS, Reading, from_options
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
     WHOLE,
     Controller,
@@ -427,7 +428,7 @@ def _wait(
 def _members(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> list[Member]:
     """The sets that are meant, with their settings."""
     params = module.params
-    given = params["settings"] or (given_settings(module) if params["images"] not in (None, "") else None)
+    given = _given(params) or (given_settings(module) if params["images"] not in (None, "") else None)
     several = params["sets"] == "all"
     if given and several:
         raise RuntimeError("sets=all takes the settings of the ConfigMaps. Leave images and settings out")
@@ -437,7 +438,28 @@ def _members(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> li
     return members
 
 
+def _given(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The option ``settings``; RuntimeError where settings would be taken for others than were meant, or ignored."""
+    settings: dict[str, Any] | None = params["settings"]
+    known = [field.option for field in FIELDS]
+    if settings is not None and not settings.get("images"):
+        raise RuntimeError("settings name no images. Remedy: give all settings, as image_puller_config returned them")
+    for name in settings or ():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            meant = f"write {nearest[0]}" if nearest else "leave it out"
+            raise RuntimeError(f"settings has {name}, which is no setting. Remedy: {meant}")
+    lone = [name for name in SETTINGS_ARGUMENTS if name != "images" and params[name] not in (None, "")]
+    if lone and params["images"] in (None, ""):
+        raise RuntimeError(
+            f"{', '.join(lone)} would do nothing: without images the settings are those of the ConfigMap. "
+            "Remedy: change it with image_puller_config, or give images here, too"
+        )
+    return settings
+
+
 def _absent(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dict[str, Any]:
+    _given(module.params)
     several = module.params["sets"] == "all"
     if several:
         found = installed_daemonsets(cluster, image_set, installed_config_maps(cluster, image_set))
@@ -446,15 +468,23 @@ def _absent(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dic
     for daemonset in found:
         data = daemonset["metadata"]
         cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"], dry_run=module.check_mode)
-    if not module.check_mode:
-        end = time.monotonic() + module.params["wait_timeout"]
-        for obj in [*found, *(pod for daemonset in found for pod in pods_of(cluster, daemonset))]:
-            wait_until_gone(cluster, obj, max(0.0, end - time.monotonic()))
     changes = [Change("deleted", "DaemonSet", describe(daemonset), daemonset) for daemonset in found]
     reasons = [f"{change.name} is asked to be absent" for change in changes]
     kept = Kept(Member(image_set, Reading(None)), tuple(changes), tuple(reasons))
     told = result_of([kept], [Report("Absent", ("it was asked to be absent",))], several=several)
-    return {**told, "notes": [], "diff": diff_of(changes)}
+    told |= {"notes": [], "diff": diff_of(changes)}
+    try:
+        stuck = [] if module.check_mode else wait_until_ended(cluster, found, module.params["wait_timeout"])
+    except RuntimeError as error:
+        raise Failure(error, told) from error
+    if stuck:
+        more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
+        told["warnings"] = [
+            *told["warnings"],
+            f"{', '.join(stuck[:3])}{more} can't end, since the node is not ready: it ends once the node is back, or "
+            "with its Node object",
+        ]
+    return told
 
 
 if __name__ == "__main__":

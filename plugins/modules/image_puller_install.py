@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_puller_install
-short_description: Install the Image Puller, or remove all of it but its DaemonSets
+short_description: Install the Image Puller, or remove it
 version_added: 0.1.0
 description:
   - Keeps the namespace, ServiceAccounts, Role, RoleBinding, read access to nodes, PriorityClass, ConfigMap and the
@@ -123,7 +123,8 @@ options:
     description:
       - Whether to keep the DaemonSets, too, as M(kubecache.image_puller.image_puller_daemonset) does, and to return
         what was done to them and how their images are. That spares a task of its own.
-      - With V(false) the DaemonSets are left to the controller or to that module. O(state=absent) never touches them.
+      - With V(false) the DaemonSets are left to the controller or to that module.
+      - With O(state=absent) none is deleted here. They go with the ConfigMap and the Deployment that own them.
     type: bool
     default: false
   deployment_priority_class_name:
@@ -234,7 +235,17 @@ EXAMPLES = r"""
       java11: registry.example.com/team/java11:2.1
     render: clusters/production/image-puller
 
-- name: Remove the Image Puller
+- name: Remove the settings first, so that the controller stands down
+  kubecache.image_puller.image_puller_config:
+    state: absent
+    sets: all
+
+- name: Remove the DaemonSets and wait for the end of their pods
+  kubecache.image_puller.image_puller_daemonset:
+    state: absent
+    sets: all
+
+- name: Remove the rest
   kubecache.image_puller.image_puller_install:
     state: absent
 """
@@ -399,7 +410,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import proxy_passwords, read_registry_access
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
@@ -510,6 +521,8 @@ def main() -> None:
         NAME_ARGUMENTS, DEPLOYMENT_ARGUMENT, SETTINGS_ARGUMENTS, REGISTRY_ARGUMENTS, LOCK_ARGUMENTS, ARGUMENTS
     )
     params = module.params
+    # Ansible hides what no_log options hold: the whole value, which would hide the names of hosts everywhere.
+    module.no_log_values.update(proxy_passwords(params["registry_proxy"]))
 
     def work(cluster: Cluster) -> dict[str, Any]:
         installation = _installation(params, is_openshift(cluster))

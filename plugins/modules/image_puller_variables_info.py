@@ -11,7 +11,9 @@ short_description: Say what runs in a namespace as variables of the role
 version_added: 0.1.0
 description:
   - Reads the Deployment and the ConfigMap of an Image Puller, of this one or of the known Go implementation, and
-    returns the variables with which the role O(ignore:kubecache.image_puller.image_puller) makes the same.
+    returns names, images and settings as variables of the role O(ignore:kubecache.image_puller.image_puller).
+  - Of this Image Puller it is the main set. Groups, the controller's image and resources, how registries are reached,
+    and the installation method are not among them.
   - Changes nothing.
 extends_documentation_fragment:
   - kubecache.image_puller.attributes.info

@@ -126,14 +126,14 @@ def test_each_method_tells_the_controller_how_to_ask_registries_and_leaves_group
         "registry_mirrors": {"registry.example.com": "mirror.example.com/copies"},
         "registry_insecure": ["mirror.example.com"],
         "registry_ca_config_map": "authorities",
-        "registry_proxy": {"HTTPS_PROXY": "http://127.0.0.1:9"},  # Not in its way to the API server.
+        "registry_proxy": {"HTTPS_PROXY": "http://puller:pr0xy-word@127.0.0.1:9"},  # Not in its way to the API server.
     }
     given: dict[str, Any] = {"images": {"java11": JAVA}, "image_pull_secrets": "team", **registries}
     groups = [{"name": "gpu", "images": {"theia": THEIA}, "image_pull_secrets": "gpu;team"}]
     groups += [{"name": "own", "images": {"theia": THEIA}, "image_pull_secrets": "own", "refresh": "never"}]
     module("install", groups=groups, wait=True, **given)
     for method in METHODS:
-        module("install", install_method=method, wait=True, **given)
+        assert "pr0xy-word" not in json.dumps(module("install", install_method=method, wait=True, **given))
         role, deployment = kubectl.get("role", CONFIG_MAP), kubectl.get("deployment", DEPLOYMENT)
         assert role
         assert deployment
@@ -143,7 +143,7 @@ def test_each_method_tells_the_controller_how_to_ask_registries_and_leaves_group
         environment = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
         assert json.loads(environment["REGISTRY_MIRRORS"]) == {"registry.example.com": ["mirror.example.com/copies"]}
         assert environment["REGISTRY_INSECURE"] == "mirror.example.com"
-        assert environment["HTTPS_PROXY"] == "http://127.0.0.1:9"
+        assert environment["HTTPS_PROXY"] == "http://puller:pr0xy-word@127.0.0.1:9"
         assert pod["volumes"][0]["configMap"]["name"] == "authorities"
         assert not module("install", install_method=method, wait=True, **given)["changed"], method
 
@@ -200,6 +200,8 @@ def test_rendered_manifests_install_and_what_gitops_tools_keep_is_left_to_them(
         f"ConfigMap {namespace}/{CONFIG_MAP} is kept by the Argo CD application web, which would put"
     )
     assert "kubecache.image_puller.render" in said
+    for state in ("present", "absent"):
+        assert module("config", images=both, state=state, ok=False)["msg"] == said
     labels = {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}
     kubectl.patch("configmap", CONFIG_MAP, {"metadata": {"annotations": dict.fromkeys(tracked)}})
     kubectl.patch("deployment", DEPLOYMENT, {"metadata": {"labels": labels}})

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import openshift
-from ansible_collections.kubecache.image_puller.plugins.module_utils.access import certificates, read_registry_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.access import (
+    certificates,
+    proxy_passwords,
+    read_registry_access,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     AUTHORITIES_DIRECTORY,
     Installation,
@@ -114,3 +118,18 @@ def test_of_a_bundle_the_certificates_are_read_and_what_is_none_is_refused(tmp_p
     for text in ("", "no certificate", pem.replace("CERTIFICATE", "PRIVATE KEY"), damaged):
         with pytest.raises(ValueError, match="no certificate"):
             certificates(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "passwords"),
+    [
+        (GIVEN["registry_proxy"], {"word"}),
+        (json.dumps(GIVEN["registry_proxy"]), {"word"}),
+        ("HTTPS_PROXY: http://user:word@proxy.example.com:3128", {"word"}),
+        ({"HTTPS_PROXY": "http://a:one@p:1", "HTTP_PROXY": "http://b:two@p:1"}, {"one", "two"}),
+        ({"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": ".internal"}, set()),
+        (None, set()),
+    ],
+)
+def test_passwords_of_proxies_are_known_before_anything_is_printed(given: object, passwords: set[str]) -> None:
+    assert proxy_passwords(given) == passwords

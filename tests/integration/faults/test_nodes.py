@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster import Cluster
 
-from ..conftest import CONFIG_MAP, DAEMONSET, eventually, stays
+from ..conftest import CONFIG_MAP, DAEMONSET, Kubectl, Module, eventually, stays
 from .conftest import IMAGES, JAVA, PATIENCE, THEIA, Cache, installed
 
 LATER, NEXT = "registry.example.com/faults/later:1", "registry.example.com/faults/next:1"
@@ -161,6 +161,20 @@ def test_daemonset_stuck_in_deletion_because_of_a_dead_node(cluster: Cluster, ca
     assert told["summary"]["excused_nodes"] == 1
     assert all(cache.pods(node) for node in alive)
     assert cache.on_nodes() == before.images
+
+
+@pytest.mark.thorough
+def test_what_is_removed_waits_for_no_dead_node(
+    cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl, dead: str
+) -> None:
+    module("install", images={"next": NEXT}, controller=False, daemonset=True)
+    (stuck,) = eventually(lambda: [pod for pod in kubectl.list("pod") if pod["spec"].get("nodeName") == dead])
+    told = module("daemonset", state="absent", wait_timeout=120)
+    name = stuck["metadata"]["name"]
+    said = f"Pod {namespace}/{name} on {dead} can't end, since the node is not ready: "
+    assert [warning.startswith(said) for warning in told["warnings"]] == [True]
+    assert [pod["metadata"]["name"] for pod in kubectl.list("pod")] == [name]
+    cluster.kubectl("delete", "pod", name, "-n", namespace, "--force", "--grace-period=0")
 
 
 def test_rolling_update_while_a_node_is_dead(cluster: Cluster, cache: Cache, dead: str) -> None:
