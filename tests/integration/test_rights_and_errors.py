@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+from typing import Any
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import MANIFESTS, OPERATOR
+from ansible_collections.kubecache.image_puller.plugins.module_utils.operator import rules
 from tests.cluster import Cluster
-from tests.running import WRITES
+from tests.running import ROOT, WRITES
 
 from .conftest import (
     CONFIG_MAP,
@@ -105,6 +109,70 @@ def test_where_nodes_are_not_to_be_read_nobody_gets_the_right_and_what_is_told_i
     cluster.kubectl("delete", "daemonset", DAEMONSET, "-n", kubectl.namespace)
     eventually(lambda: kubectl.get("daemonset", DAEMONSET), 30)
     eventually(lambda: '"verdict": "Healthy"' in annotation(kubectl), 60)
+
+
+GROUPS = {
+    "apps": ("deployments", "daemonsets"),
+    "rbac.authorization.k8s.io": ("roles", "rolebindings", "clusterroles", "clusterrolebindings"),
+    "scheduling.k8s.io": ("priorityclasses",),
+    "apiextensions.k8s.io": ("customresourcedefinitions",),
+    "che.eclipse.org": ("kubernetesimagepullers",),
+}
+
+
+def documented_rights() -> dict[bool, list[dict[str, Any]]]:
+    """The rules of a ClusterRole (True) and of a Role that the README lists for whoever installs."""
+    text = (ROOT / "README.md").read_text().partition("### The rights that the installer needs")[2]
+    namespaced, _head, rest = text.partition("The rest is left out")
+    verbs = r"((?:`\w+`(?:,| and)?\s+)+)"
+    named = re.findall(rf"{verbs}on ((?:[A-Z]\w+s|pods|events)(?:(?:,| and)\s+[A-Z]\w+s)*)", namespaced)
+    wide = [(told, names) for names, told in re.findall(r"^\| ([a-z, ]+): ((?:`\w+`,? ?)+)\|", rest, re.MULTILINE)]
+    both = rf"all rights of.*?given to it; {verbs}on\s+the CustomResourceDefinition .*? and {verbs}on"
+    operator = re.search(both, rest, re.DOTALL)
+    assert operator
+    wide.append((operator.group(1), "customresourcedefinitions"))
+    named.append((operator.group(2), "kubernetesimagepullers"))
+
+    def read(found: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        return [
+            {"apiGroups": [next((g for g, kinds in GROUPS.items() if kind in kinds), "")]}
+            | {"resources": [kind], "verbs": re.findall(r"`(\w+)`", told)}
+            for told, names in found
+            for kind in re.findall(r"\w+", names.replace(" and ", " ").lower())
+        ]
+
+    return {True: read(wide), False: read(named)}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", [MANIFESTS, OPERATOR])
+def test_the_rights_that_the_readme_lists_are_enough(
+    cluster: Cluster, namespace: str, module: Module, method: str
+) -> None:
+    rights = documented_rights()
+    assert [len(found) for found in rights.values()] == [6, 9]
+    user, name = "installer", f"installer-{namespace}"
+    metadata = {"name": name, "namespace": namespace}
+    role: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata}
+    role["rules"] = [*rights[False], *(rules() if method == OPERATOR else ())]
+    cluster.kubectl("create", "namespace", namespace)
+    cluster_role = role | {"kind": "ClusterRole", "metadata": {"name": name}, "rules": rights[True]}
+    for made in (role, cluster_role):
+        cluster.kubectl("create", "-f", "-", input=json.dumps(made))
+    cluster.kubectl("create", "rolebinding", name, f"--role={name}", f"--user={user}", "-n", namespace)
+    cluster.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={user}")
+    try:
+        cluster.push(JAVA["java11"])
+        more: dict[str, Any] = {"install_method": method, "impersonate_user": user}
+        made = module("install", images=JAVA, create_priority_class=True, read_nodes=True, wait=True, **more)
+        assert not made.get("warnings")
+        module("daemonset", wait=True, wait_timeout=120, impersonate_user=user)
+        assert not module("install", images=JAVA, wait=True, **more)["changed"]
+        for what in ("config", "daemonset"):
+            module(what, state="absent", sets="all", impersonate_user=user)
+        module("install", state="absent", impersonate_user=user)
+    finally:
+        cluster.kubectl("delete", "clusterrole,clusterrolebinding", name)
 
 
 def test_a_missing_right_is_told_with_the_rule_to_grant_and_nothing_is_half_done_silently(
