@@ -205,8 +205,9 @@ def install_tools() -> None:
             "these names as root, or use `docker buildx build -f controller/Containerfile .`."
         )
     with step(f"installing {' and '.join(missing)} with apt-get"):
-        run(["apt-get", "update", "-qq"])
-        run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "--no-install-recommends", *missing])
+        apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "Acquire::Retries=3"]
+        run([*apt, "update"])
+        run([*apt, "install", "--no-install-recommends", *missing])
 
 
 def native_architecture() -> str | None:

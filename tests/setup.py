@@ -157,8 +157,8 @@ def install_venv_module(python: Python) -> None:
     print(f"Installing the package {package} ...", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for action in (["update"], ["install", "--yes", "--no-install-recommends", package]):
-        wait_for_others = ["-o", "DPkg::Lock::Timeout=120"]
-        run(["apt-get", "-qq", *wait_for_others, *action], f"apt-get {action[0]}", environment)
+        patiently = ["-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
+        run(["apt-get", "-qq", *patiently, *action], f"apt-get {action[0]}", environment)
 
 
 def run(command: list[str], what: str, environment: dict[str, str] | None = None) -> None:

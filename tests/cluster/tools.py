@@ -127,6 +127,7 @@ INSTALLED = {
     "openssl": "openssl",
     "nsenter": "util-linux",
 }
+APT_PAUSES = (0, 10, 30, 60)  # Seconds before each further try: a mirror may be busy, or between two states.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -336,18 +337,23 @@ def install(packages: Sequence[str], why: str, report: Report = print) -> None:
         raise ToolError(f"{why}: install {', '.join(packages)}")
     report(f"installing {', '.join(packages)} (apt-get)")
     arguments = ("install", "--yes", "--no-install-recommends", *packages)
-    if _apt(*arguments):
+    for pause in APT_PAUSES:
+        if not (reason := _apt(*arguments)):
+            return
+        time.sleep(pause)
         _apt("update")
-        if reason := _apt(*arguments):
-            raise ToolError(f"{why}: install {', '.join(packages)}; apt-get could not ({reason})")
+    if reason := _apt(*arguments):
+        raise ToolError(f"{why}: install {', '.join(packages)}; apt-get could not ({reason})")
 
 
 def _apt(*arguments: str, cwd: pathlib.Path | None = None) -> str:
-    """Run apt-get; "" or the last line of what it said when it failed."""
-    command = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", *arguments]
+    """Run apt-get; "" or why it failed: the first archive that it could not fetch, or the last line of what it said."""
+    options = ("APT::Sandbox::User=root", "DPkg::Lock::Timeout=120", "Acquire::Retries=3")
+    command = ["apt-get", "-qq", *(part for option in options for part in ("-o", option)), *arguments]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    return _last_line(done.stderr) if done.returncode else ""
+    fetched = [line for line in done.stderr.splitlines() if line.startswith("E: Failed to fetch")]
+    return (fetched[0] if fetched else _last_line(done.stderr)) if done.returncode else ""
 
 
 def _last_line(text: str) -> str:

@@ -181,9 +181,12 @@ def test_the_verdict_is_published_and_events_tell_of_an_image_once(
     absent = "registry.example.com/quiet/absent:1"
     install({"java11": JAVA, "absent": absent}, wait=False)
     eventually(lambda: '"verdict": "Degraded"' in annotation(kubectl), seconds=60)
-    told = json.loads(annotation(kubectl))
-    (failure,) = told["failures"]
-    assert (failure["name"], failure["class"], failure["nodes"]) == ("absent", "not_found", len(cluster.nodes))
+
+    def failing() -> tuple[Any, ...]:
+        (failure,) = json.loads(annotation(kubectl))["failures"]
+        return failure["name"], failure["class"], failure["nodes"]
+
+    eventually(lambda: failing() == ("absent", "not_found", len(cluster.nodes)))
     generation = kubectl.daemonset()["metadata"]["generation"]
 
     def events(reason: str) -> list[dict[str, Any]]:
