@@ -29,6 +29,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     IMAGE_SET,
     describe,
     is_ours,
+    metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
     Decision,
@@ -61,6 +62,7 @@ _MOMENT = 0.2
 _POLL = 60.0  # Seconds between passes where there is no cache to wake them.
 _ASK_AGAIN = 600.0  # Seconds for which an answer of admission is believed.
 _QUIET = ("none", "wait", "refuse")  # Actions that change nothing.
+_UNDONE = ("wait", "refuse", "recreate", "finish_deletion")  # After these no DaemonSet follows the settings yet.
 _KEYS = frozenset(field.key for field in FIELDS)
 
 
@@ -198,16 +200,18 @@ class Keeper:
             self.say("decision", f"refuse: {self.problems[0]}", logging.ERROR)
             return self._interval()
         self.settings = settings
-        pause = self._keep(settings)
-        follows = self.decision.action not in ("refuse", "wait") and not self.decision.paused
+        pause, decision = self._keep(settings)
+        follows = decision is not None and decision.action not in _UNDONE and not decision.paused
         self.in_place = fingerprint(settings) if follows else ""
-        self._remove_former(settings)
+        if follows:
+            self._remove_former(settings)
         return pause
 
-    def _keep(self, settings: Settings) -> float:
+    def _keep(self, settings: Settings) -> tuple[float, Decision | None]:
+        """Seconds until the next pass, and what was decided; None where that has to wait."""
         cached = self._world.cached
         if settings.strategy != SLEEP and not self._world.nodes.known:
-            return _MOMENT  # What they can decides.
+            return _MOMENT, None  # What they can decides.
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         desired, decision, config_map = self._decide(cached, settings, live)
         if decision.action not in _QUIET:
@@ -216,17 +220,17 @@ class Keeper:
                 cached.renew()
                 desired, decision, config_map = self._decide(self._world.cluster, settings, live)
             elif decision.action != "create":
-                return _MOMENT  # The cache will hear of it.
+                return _MOMENT, None  # The cache will hear of it.
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
-                return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
+                return 0.5 if decision.action in _UNDONE else self._interval(), decision
         self._tell(decision)
         self.decision = decision
         if decision.action == "none":
             self._refresh(settings, live)
         paused = (self._world.clock.now().timestamp() + (decision.again or 0.0)) if decision.paused else 0.0
         self._world.metrics.paused_until.labels(self.names.config_map_name).set(paused)
-        return min(self._interval(), decision.again or float("inf"))
+        return min(self._interval(), decision.again or float("inf")), decision
 
     def may_refresh(self, settings: Settings) -> bool:
         """Whether nothing else is under way, and the rights for it are there."""
@@ -357,8 +361,12 @@ class Keeper:
     # --- DaemonSets that are not wanted any more ---------------------------------------------------------------------
 
     def _remove_former(self, settings: Settings) -> None:
-        """DaemonSets of this set that bear the name from before DAEMONSET_NAME was changed."""
-        for daemonset in self._world.scope(settings.namespace).daemonsets.all():
+        """Remove this set's DaemonSets of the name before DAEMONSET_NAME was changed, once the new one is there."""
+        daemonsets = self._world.scope(settings.namespace).daemonsets
+        new = daemonsets.get(settings.daemonset_name)
+        if new is None or not is_ours(new) or metadata(new).get("deletionTimestamp"):
+            return
+        for daemonset in daemonsets.all():
             data = daemonset["metadata"]
             of_this = (data.get("labels") or {}).get(IMAGE_SET) == self.names.config_map_name
             if of_this and data["name"] != settings.daemonset_name:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sets of a controller: whose DaemonSet is whose, what is kept when something is wrong, and what is removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, metadata
+from controller.loop import Controller
+from controller.watches import Watch
+from tests.unit.controller.scripted import Hands, HttpError, Server, Store
+
+OWN = "a"
+FOREIGN: dict[str, Any] = {"selector": {"matchLabels": {"app": "theirs"}}, "template": {"spec": {"containers": []}}}
+
+
+class Stage:
+    """A controller of the namespace ``a`` whose caches are as the API when a test lets it pass."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.store, self.clock = Store(), Hands()
+        self.server = Server(self.store)
+        self.controller = Controller(
+            Cluster(self.server), namespace=OWN, deployment_name="puller", environment=environment, clock=self.clock
+        )
+        self.write("Deployment", "puller", spec={"replicas": 1})
+
+    def write(self, kind: str, name: str, namespace: str = OWN, **more: Any) -> None:
+        """Make or replace an object."""
+        prefix = "/api/v1" if kind == "ConfigMap" else "/apis/apps/v1"
+        data = {"name": name, "namespace": namespace, **more.pop("metadata", {})}
+        obj = {"apiVersion": prefix.split("/", 2)[2], "kind": kind, "metadata": data, **more}
+        self.store.put(f"{prefix}/namespaces/{namespace}/{kind.lower()}s/{name}", obj)
+
+    def write_set(self, name: str, **data: str) -> None:
+        """The ConfigMap of a set, with one image."""
+        data = {"IMAGES": "java11=registry.example.com/team/java11:2.1", "NAMESPACE": OWN, **data}
+        self.write("ConfigMap", name, metadata={"labels": {IMAGE_SET: name}}, data=data)
+
+    def remove_set(self, name: str) -> None:
+        """Its ConfigMap alone."""
+        del self.store.objects[f"/api/v1/namespaces/{OWN}/configmaps/{name}"]
+
+    def go_on(self, *unread: str) -> None:
+        """The caches hear of what is, but for these kinds; then a pass of each set."""
+        world = self.controller._world
+        if not world._scopes:
+            world.start()
+        for watch in world.watches:
+            if watch.kind not in unread:
+                watch._list()
+            else:
+                watch._filled = False
+        self.clock.time += 60
+        self.controller._keep()
+
+    def daemonsets(self) -> dict[str, str]:
+        """Which there are, as ``name`` or ``namespace/name`` elsewhere, and of which sets they are."""
+        found = {}
+        for path, obj in self.store.objects.items():
+            if "/daemonsets/" in path:
+                data = metadata(obj)
+                where = data["name"] if data["namespace"] == OWN else f"{data['namespace']}/{data['name']}"
+                found[where] = (data.get("labels") or {}).get(IMAGE_SET, "")
+        return found
+
+    def in_place(self, name: str) -> bool:
+        """Whether the DaemonSet is said to follow the set's settings."""
+        return bool(self.controller._sets[name][0].in_place)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr(Watch, "start", lambda self: self)
+    return Stage({"CONFIG_MAP_NAME": "main"})
+
+
+@pytest.fixture
+def running(stage: Stage) -> Stage:
+    """With the main set's DaemonSet ``cache``."""
+    stage.write_set("main", DAEMONSET_NAME="cache")
+    stage.go_on()
+    stage.go_on()
+    assert stage.daemonsets() == {"cache": "main"}
+    assert stage.in_place("main")
+    return stage
+
+
+# --- a former DaemonSet ----------------------------------------------------------------------------------------------
+
+
+def test_a_former_daemonset_goes_when_the_new_one_is_there(running: Stage) -> None:
+    running.write_set("main", DAEMONSET_NAME="renamed")
+    running.go_on()
+    assert running.daemonsets() == {"cache": "main", "renamed": "main"}
+    running.go_on()
+    assert running.daemonsets() == {"renamed": "main"}
+    assert running.in_place("main")
+
+
+def test_where_the_new_one_is_somebody_elses_the_former_stays(running: Stage) -> None:
+    running.write("DaemonSet", "theirs", spec=FOREIGN)
+    running.write_set("main", DAEMONSET_NAME="theirs")
+    for _ in range(3):
+        running.go_on()
+        assert running.daemonsets() == {"cache": "main", "theirs": ""}
+        assert not running.in_place("main")
+
+
+def test_where_nothing_was_done_yet_nothing_is_in_place_and_the_former_stays(running: Stage) -> None:
+    running.write_set("main", DAEMONSET_NAME="renamed", STRATEGY="auto")
+    running.go_on("Node")
+    assert running.daemonsets() == {"cache": "main"}
+    assert not running.in_place("main")
+    running.go_on()
+    running.go_on()
+    assert running.daemonsets() == {"renamed": "main"}
+
+
+def test_where_the_new_one_cant_be_made_the_former_stays(running: Stage) -> None:
+    new = "/apis/apps/v1/namespaces/a/daemonsets/renamed"
+    running.store.refusals["PATCH", new] = HttpError(403, "admission webhook denied the request")
+    running.write_set("main", DAEMONSET_NAME="renamed")
+    running.go_on()
+    assert running.daemonsets() == {"cache": "main"}
+    del running.store.refusals["PATCH", new]
+    running.go_on()
+    running.go_on()
+    assert running.daemonsets() == {"renamed": "main"}
