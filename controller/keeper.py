@@ -93,7 +93,7 @@ class Keeper:
     ) -> None:
         self.names = names
         self.refresher = refresher
-        self.synced = False
+        self.tried = False  # Whether a pass has ended, well or not.
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
         self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
@@ -145,9 +145,11 @@ class Keeper:
             log.exception("%s: unexpected error; trying again", self.names.config_map_name)
             self._failed("unexpected error")
         else:
-            self._failures, self.synced = 0, True
+            self._failures = 0
             self.say("error", "")
             self._world.metrics.synced(self.names.config_map_name, clock.now())
+        finally:
+            self.tried = True
         return before != (self.settings, self.problems, self.decision)
 
     def say(self, topic: str, text: str, level: int = logging.INFO) -> bool:

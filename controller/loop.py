@@ -77,11 +77,15 @@ class Controller:
         return self._pulse.trouble()
 
     def unready(self) -> str:
-        """Why the controller does not do its work yet; empty once its caches are filled and a pass has ended well."""
+        """Why the controller does not do its work yet; empty once its caches are filled and each set was looked at.
+
+        A set that can't be kept is told in log and metrics: to start the process again would mend it no more, and the
+        others would be kept no longer.
+        """
         empty = [f"{watch.kind}s" for watch in self._world.watches if not watch.known]
         if empty:
             return f"not read yet: {', '.join(empty)}"
-        return "" if self._passed else "no pass has ended without an error yet"
+        return "" if self._passed else "not every set was looked at yet"
 
     # --- the loops ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +116,7 @@ class Controller:
                 if news:
                     judge.wake()
                     self._wake_judge.set()
-        self._passed = self._passed or all(keeper.synced for keeper, _judge in self._sets.values())
+        self._passed = self._passed or all(keeper.tried for keeper, _judge in self._sets.values())
         return min([self._remove_absent(), *(keeper.due for keeper, _judge in self._sets.values())])
 
     def _judge(self) -> None:

@@ -14,6 +14,7 @@ from controller.watches import Watch
 from tests.unit.controller.scripted import Hands, HttpError, Server, Store
 
 OWN = "a"
+DENIED = HttpError(403, "admission webhook denied the request")
 FOREIGN: dict[str, Any] = {"selector": {"matchLabels": {"app": "theirs"}}, "template": {"spec": {"containers": []}}}
 
 
@@ -122,7 +123,7 @@ def test_where_nothing_was_done_yet_nothing_is_in_place_and_the_former_stays(run
 
 def test_where_the_new_one_cant_be_made_the_former_stays(running: Stage) -> None:
     new = "/apis/apps/v1/namespaces/a/daemonsets/renamed"
-    running.store.refusals["PATCH", new] = HttpError(403, "admission webhook denied the request")
+    running.store.refusals["PATCH", new] = DENIED
     running.write_set("main", DAEMONSET_NAME="renamed")
     running.go_on()
     assert running.daemonsets() == {"cache": "main"}
@@ -130,3 +131,18 @@ def test_where_the_new_one_cant_be_made_the_former_stays(running: Stage) -> None
     running.go_on()
     running.go_on()
     assert running.daemonsets() == {"renamed": "main"}
+
+
+# --- when something is wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_set_that_cant_be_kept_makes_the_controller_no_less_ready(stage: Stage) -> None:
+    stage.store.refusals["PATCH", "/apis/apps/v1/namespaces/b/"] = DENIED
+    stage.write_set("main", DAEMONSET_NAME="cache")
+    stage.write_set("other", NAMESPACE="b")
+    stage.controller._world.start()
+    assert stage.controller.unready()
+    stage.go_on()
+    assert stage.daemonsets() == {"cache": "main"}
+    stage.go_on()
+    assert stage.controller.unready() == ""
