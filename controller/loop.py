@@ -91,14 +91,13 @@ class Controller:
 
     def run(self) -> None:
         """Work until the process ends."""
-        self._find_config_map()
         self._world.start()
         threading.Thread(target=self._judge, name="judge", daemon=True).start()
         self._asker.start()
         while True:
             self._pulse.beat(_KEEPS)
             self._wake.clear()
-            due = self._keep() if self._world.config_maps.known else float("inf")
+            due = self._keep() if self._is_named() and self._world.config_maps.known else float("inf")
             self._clock.wait(self._wake, min(_TICK, due - self._clock.monotonic()))
 
     def _keep(self) -> float:
@@ -229,16 +228,22 @@ class Controller:
                     found[image] = found[image] | question if image in found else question
         return found
 
-    def _find_config_map(self) -> None:
-        """Without a name in the environment: the ConfigMap that the controller's own Deployment takes it from."""
-        if self._named:
-            return
-        try:
-            deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
-        except ApiError as error:
-            log.warning("%s", error)
-            deployment = None
-        self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
+    def _is_named(self) -> bool:
+        """Whether it is known which ConfigMap is the main one.
+
+        Without a name in the environment it is the one that the controller's own Deployment takes it from. An error
+        tells nothing of that, and the question is asked again; but for a missing right, with which it would never end.
+        """
+        if not self._named:
+            try:
+                deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
+            except ApiError as error:
+                self._world.failed(error)
+                if not error.forbidden:
+                    return False
+                deployment = None
+            self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
+        return True
 
 
 def _substance(obj: Object | None) -> tuple[object, ...] | None:

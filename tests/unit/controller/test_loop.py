@@ -11,7 +11,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, metadata
 from controller.loop import Controller
 from controller.watches import Watch
-from tests.unit.controller.scripted import Hands, HttpError, Server, Store
+from tests.unit.controller.scripted import FORBIDDEN, Hands, HttpError, Server, Store
 
 OWN = "a"
 DENIED = HttpError(403, "admission webhook denied the request")
@@ -146,3 +146,20 @@ def test_a_set_that_cant_be_kept_makes_the_controller_no_less_ready(stage: Stage
     assert stage.daemonsets() == {"cache": "main"}
     stage.go_on()
     assert stage.controller.unready() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [(HttpError(500, "etcdserver: request timed out"), ""), (HttpError(403, FORBIDDEN), "k8s-image-puller")],
+)
+def test_an_error_at_the_start_says_nothing_of_which_config_map_is_meant(
+    stage: Stage, error: HttpError, named: str
+) -> None:
+    source = {"envFrom": [{"configMapRef": {"name": "settings"}}]}
+    stage.write("Deployment", "puller", spec={"template": {"spec": {"containers": [source]}}})
+    stage.store.refusals["GET", "/apis/apps/v1/namespaces/a/deployments/puller"] = error
+    stage.controller._named = ""
+    assert (stage.controller._is_named(), stage.controller._named) == (bool(named), named)
+    stage.store.refusals.clear()
+    assert stage.controller._is_named()
+    assert stage.controller._named == (named or "settings")
