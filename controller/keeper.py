@@ -80,7 +80,7 @@ class View:
 class Keeper:
     """Keeps the DaemonSet of one ConfigMap.
 
-    :param claimed: the set whose DaemonSet has this name, if that is another one.
+    :param claimed: which other set has the DaemonSet that these settings name; empty for none.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Keeper:
         world: World,
         names: ImageSet,
         environment: Mapping[str, str],
-        claimed: Callable[[str], str],
+        claimed: Callable[[Settings], str],
         refresher: Refresher,
     ) -> None:
         self.names = names
@@ -193,10 +193,10 @@ class Keeper:
             return self._interval()
         self.say("settings", f"entries of the settings are left out: {problems}" if problems else "", logging.ERROR)
         settings = reading.settings
-        if other := self._claimed(settings.daemonset_name):
+        if other := self._claimed(settings):
             self.settings = None
             self.problems = (
-                f"ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
+                f"DaemonSet {settings.namespace}/{settings.daemonset_name} is that of ConfigMap {other}. "
                 "Remedy: write another DAEMONSET_NAME in one of them",
             )
             self.say("decision", f"refuse: {self.problems[0]}", logging.ERROR)

@@ -8,6 +8,7 @@ that takes seconds. The third asks registries, which may take as long as it like
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.groups impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import config_map_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.asker import Asker, Question
 from controller.clock import Clock, Pulse
@@ -147,28 +148,34 @@ class Controller:
         names = list(sets_of(config_maps.all(), self._named, self._deployment_name))
         if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
             names = [self._named]
-        for name in names:
-            if name not in self._sets:
-                image_set = ImageSet(self._namespace, name, self._deployment_name)
-                environment = self._environment if name == self._named else {}
-                refresher = Refresher(self._world, image_set, self._asker)
-                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name), refresher)
-                self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
             gone = config_maps.complete and config_maps.get(name) is None
             why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
             log.info("%s: no set of this controller any more: %s", name, why)
-            self._sets = {other: both for other, both in self._sets.items() if other != name}
             self.metrics.forget(name)
+        self._sets = {name: self._sets.get(name) or self._made(name) for name in names}
 
-    def _claim(self, by: str, daemonset_name: str) -> str:
-        """The set before this one that has a DaemonSet of the same name; empty where there is none."""
-        for name, (keeper, _judge) in self._sets.items():
-            if name == by:
-                return ""
-            if keeper.settings and keeper.settings.daemonset_name == daemonset_name:
-                return name
-        return ""
+    def _made(self, name: str) -> tuple[Keeper, Judge]:
+        image_set = ImageSet(self._namespace, name, self._deployment_name)
+        environment = self._environment if name == self._named else {}
+        refresher = Refresher(self._world, image_set, self._asker)
+        keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name), refresher)
+        return keeper, Judge(self._world, keeper)
+
+    def _claim(self, by: str, settings: Settings) -> str:
+        """The set that has the DaemonSet that the settings of another one name, too; empty where there is none.
+
+        It is the one that the DaemonSet is of, whatever its settings have become, and of two that only wish for it the
+        first: so neither the order in which they came nor a restart makes a difference.
+        """
+        where = (settings.namespace, settings.daemonset_name)
+        live = self._world.cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
+        holder = _labels(live).get(IMAGE_SET, "")
+        if holder in self._sets or IMAGE_SET in _labels(self._world.config_maps.get(holder)):
+            return "" if holder == by else holder
+        before = itertools.takewhile(lambda name: name != by, self._sets)
+        wished = {name: self._sets[name][0].settings for name in before}
+        return next((name for name, s in wished.items() if s and (s.namespace, s.daemonset_name) == where), "")
 
     def _remove_absent(self) -> float:
         """Remove the DaemonSets whose ConfigMap was taken away; when there may be more to do."""
@@ -190,7 +197,7 @@ class Controller:
     def _is_orphan(self, daemonset: Object) -> bool:
         """Whether this controller kept it, and its ConfigMap is gone."""
         data = metadata(daemonset)
-        image_set = (data.get("labels") or {}).get(IMAGE_SET)
+        image_set = _labels(daemonset).get(IMAGE_SET)
         owners = [(o["kind"], o["name"]) for o in data.get("ownerReferences") or ()]
         ours = is_ours(daemonset) and (_DEPLOYMENT_OWNER, self._deployment_name) in owners
         gone = image_set is not None and self._world.config_maps.get(image_set) is None
@@ -244,6 +251,10 @@ class Controller:
                 deployment = None
             self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
         return True
+
+
+def _labels(obj: Object | None) -> Mapping[str, str]:
+    return metadata(obj or {}).get("labels") or {}
 
 
 def _substance(obj: Object | None) -> tuple[object, ...] | None:

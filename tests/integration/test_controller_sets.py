@@ -96,7 +96,8 @@ def test_groups_come_change_and_go_and_touch_no_other(cluster: Cluster, installe
 def test_of_two_sets_with_one_daemonset_name_the_first_has_it(cluster: Cluster, installed: Kubectl) -> None:
     before = installed.daemonset()["metadata"]
     write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0], DAEMONSET_NAME=DAEMONSET)
-    eventually(lambda: f"refuse: ConfigMap {CONFIG_MAP} names DaemonSet {DAEMONSET}, too" in log(cluster, installed))
+    refused = f"refuse: DaemonSet {installed.namespace}/{DAEMONSET} is that of ConfigMap {CONFIG_MAP}."
+    eventually(lambda: refused in log(cluster, installed))
     stays(lambda: installed.daemonset()["metadata"]["generation"], seconds=2)
     assert installed.daemonset()["metadata"]["uid"] == before["uid"]
 

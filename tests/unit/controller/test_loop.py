@@ -9,6 +9,7 @@ import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, metadata
+from controller.keeper import Keeper
 from controller.loop import Controller
 from controller.watches import Watch
 from tests.unit.controller.scripted import FORBIDDEN, Hands, HttpError, Server, Store
@@ -22,12 +23,19 @@ class Stage:
     """A controller of the namespace ``a`` whose caches are as the API when a test lets it pass."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.store, self.clock = Store(), Hands()
-        self.server = Server(self.store)
-        self.controller = Controller(
-            Cluster(self.server), namespace=OWN, deployment_name="puller", environment=environment, clock=self.clock
-        )
+        self.store, self.clock, self.environment = Store(), Hands(), environment
+        self.controller = self.new_controller()
         self.write("Deployment", "puller", spec={"replicas": 1})
+
+    def new_controller(self) -> Controller:
+        """One that has just started."""
+        return Controller(
+            Cluster(Server(self.store)),
+            namespace=OWN,
+            deployment_name="puller",
+            environment=self.environment,
+            clock=self.clock,
+        )
 
     def write(self, kind: str, name: str, namespace: str = OWN, **more: Any) -> None:
         """Make or replace an object."""
@@ -68,9 +76,9 @@ class Stage:
                 found[where] = (data.get("labels") or {}).get(IMAGE_SET, "")
         return found
 
-    def in_place(self, name: str) -> bool:
-        """Whether the DaemonSet is said to follow the set's settings."""
-        return bool(self.controller._sets[name][0].in_place)
+    def keeper(self, name: str) -> Keeper:
+        """What keeps a set."""
+        return self.controller._sets[name][0]
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ def running(stage: Stage) -> Stage:
     stage.go_on()
     stage.go_on()
     assert stage.daemonsets() == {"cache": "main"}
-    assert stage.in_place("main")
+    assert stage.keeper("main").in_place
     return stage
 
 
@@ -99,7 +107,7 @@ def test_a_former_daemonset_goes_when_the_new_one_is_there(running: Stage) -> No
     assert running.daemonsets() == {"cache": "main", "renamed": "main"}
     running.go_on()
     assert running.daemonsets() == {"renamed": "main"}
-    assert running.in_place("main")
+    assert running.keeper("main").in_place
 
 
 def test_where_the_new_one_is_somebody_elses_the_former_stays(running: Stage) -> None:
@@ -108,14 +116,14 @@ def test_where_the_new_one_is_somebody_elses_the_former_stays(running: Stage) ->
     for _ in range(3):
         running.go_on()
         assert running.daemonsets() == {"cache": "main", "theirs": ""}
-        assert not running.in_place("main")
+        assert not running.keeper("main").in_place
 
 
 def test_where_nothing_was_done_yet_nothing_is_in_place_and_the_former_stays(running: Stage) -> None:
     running.write_set("main", DAEMONSET_NAME="renamed", STRATEGY="auto")
     running.go_on("Node")
     assert running.daemonsets() == {"cache": "main"}
-    assert not running.in_place("main")
+    assert not running.keeper("main").in_place
     running.go_on()
     running.go_on()
     assert running.daemonsets() == {"renamed": "main"}
@@ -163,3 +171,62 @@ def test_an_error_at_the_start_says_nothing_of_which_config_map_is_meant(
     stage.store.refusals.clear()
     assert stage.controller._is_named()
     assert stage.controller._named == (named or "settings")
+
+
+# --- two sets and one DaemonSet --------------------------------------------------------------------------------------
+
+
+def again(stage: Stage) -> dict[str, str]:
+    """The DaemonSets after a controller has started anew, and two passes more."""
+    stage.controller = stage.new_controller()
+    stage.go_on()
+    stage.go_on()
+    return stage.daemonsets()
+
+
+def test_a_daemonset_stays_with_the_set_that_it_was_made_for(stage: Stage) -> None:
+    stage.write_set("b", DAEMONSET_NAME="cache")
+    stage.go_on()
+    stage.write_set("a", DAEMONSET_NAME="cache")
+    stage.write_set("main", DAEMONSET_NAME="cache")
+    stage.go_on()
+    assert stage.daemonsets() == again(stage) == {"cache": "b"}
+    refused = "DaemonSet a/cache is that of ConfigMap b. Remedy: write another DAEMONSET_NAME in one of them"
+    assert [stage.keeper(name).problems for name in ("main", "a", "b")] == [(refused,), (refused,), ()]
+
+
+def test_settings_that_cant_be_used_give_no_daemonset_away(running: Stage) -> None:
+    running.write_set("b", DAEMONSET_NAME="cache")
+    running.write_set("main", DAEMONSET_NAME="cache", CACHING_MEMORY_LIMIT="much")
+    running.go_on()
+    running.go_on()
+    assert running.daemonsets() == again(running) == {"cache": "main"}
+
+
+@pytest.mark.parametrize("way", ["removed", "renamed"])
+def test_a_daemonset_that_is_given_up_is_the_other_sets(running: Stage, way: str) -> None:
+    running.write_set("b", DAEMONSET_NAME="cache")
+    running.go_on()
+    if way == "removed":
+        running.remove_set("main")
+    else:
+        running.write_set("main", DAEMONSET_NAME="renamed")
+    for _ in range(4):
+        running.go_on()
+    assert running.daemonsets() == {"cache": "b"} | ({"renamed": "main"} if way == "renamed" else {})
+
+
+def test_of_two_that_wish_for_a_daemonset_the_first_by_name_has_it(stage: Stage) -> None:
+    stage.store.refusals["PATCH", "/apis/apps/v1/namespaces/a/daemonsets/"] = DENIED
+    for name in ("c", "b"):
+        stage.write_set(name, DAEMONSET_NAME="cache")
+        stage.go_on()
+    stage.store.refusals.clear()
+    stage.go_on()
+    assert stage.daemonsets() == {"cache": "b"}
+
+
+def test_daemonsets_of_one_name_in_two_namespaces_are_two(running: Stage) -> None:
+    running.write_set("b", DAEMONSET_NAME="cache", NAMESPACE="b")
+    running.go_on()
+    assert running.daemonsets() == {"cache": "main", "b/cache": "b"}
