@@ -149,11 +149,17 @@ class Controller:
         if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
             names = [self._named]
         for name in self._sets.keys() - set(names):
-            gone = config_maps.complete and config_maps.get(name) is None
-            why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
-            log.info("%s: no set of this controller any more: %s", name, why)
+            log.info("%s: no set of this controller any more: %s", name, self._why_none(name))
             self.metrics.forget(name)
         self._sets = {name: self._sets.get(name) or self._made(name) for name in names}
+
+    def _why_none(self, name: str) -> str:
+        config_maps = self._world.config_maps
+        if config_maps.denied:
+            return f"ConfigMaps may not be listed, and only {self._named} is kept without that. Its DaemonSet stays"
+        if config_maps.complete and config_maps.get(name) is None:
+            return f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s"
+        return "it bears another label"
 
     def _made(self, name: str) -> tuple[Keeper, Judge]:
         image_set = ImageSet(self._namespace, name, self._deployment_name)

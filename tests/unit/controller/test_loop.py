@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, IMAGE_SET, metadata
 from controller.keeper import Keeper
 from controller.loop import Controller
 from controller.watches import Watch
@@ -230,3 +230,31 @@ def test_daemonsets_of_one_name_in_two_namespaces_are_two(running: Stage) -> Non
     running.write_set("b", DAEMONSET_NAME="cache", NAMESPACE="b")
     running.go_on()
     assert running.daemonsets() == {"cache": "main", "b/cache": "b"}
+
+
+# --- sets that go ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        ("removed", "its ConfigMap is gone; its DaemonSet goes in 10 s"),
+        ("relabelled", "it bears another label"),
+        ("denied", "ConfigMaps may not be listed, and only main is kept without that. Its DaemonSet stays"),
+    ],
+)
+def test_why_a_set_is_none_any_more_is_said(
+    running: Stage, caplog: pytest.LogCaptureFixture, way: str, why: str
+) -> None:
+    caplog.set_level("INFO")
+    running.write_set("b", DAEMONSET_NAME="b")
+    running.go_on()
+    if way == "removed":
+        running.remove_set("b")
+    elif way == "relabelled":
+        running.write("ConfigMap", "b", metadata={"labels": {IMAGE_SET: "b", DEPLOYMENT: "another"}}, data={})
+    else:
+        running.controller._world.config_maps.denied = ApiError("")
+    running.go_on(*(["ConfigMap"] if way == "denied" else []))
+    assert f"b: no set of this controller any more: {why}" in caplog.messages
+    assert "b" in running.daemonsets()
