@@ -134,6 +134,8 @@ class Controller:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
                     self._clock.sleep(_TICK)
                 due = min(due, judge.due)
+            for name in set(self.metrics.digests) - self._sets.keys():  # It went while it was judged.
+                self.metrics.forget(name)
             self._pulse.beat(_JUDGES)
             try:
                 self._world.recorder.flush()

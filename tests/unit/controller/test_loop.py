@@ -9,6 +9,7 @@ import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, IMAGE_SET, metadata
+from controller.judge import Judge
 from controller.keeper import Keeper
 from controller.loop import Controller
 from controller.watches import Watch
@@ -233,6 +234,30 @@ def test_daemonsets_of_one_name_in_two_namespaces_are_two(running: Stage) -> Non
 
 
 # --- sets that go ----------------------------------------------------------------------------------------------------
+
+
+class Ended(Exception):
+    """Ends a loop."""
+
+
+def test_a_set_that_goes_while_it_is_judged_leaves_no_metric(running: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, (_keeper, judge) = running.controller, running.controller._sets["main"]
+
+    def judged() -> None:
+        running.remove_set("main")
+        running.go_on()
+        Judge.run(judge)
+
+    def end(*_wait: object) -> None:
+        raise Ended
+
+    monkeypatch.setattr(judge, "run", judged)
+    monkeypatch.setattr(running.clock, "wait", end)
+    with pytest.raises(Ended):
+        controller._judge()
+    assert judge.digest is not None, "it was judged"
+    gauges = [metric for metric in controller.metrics.registry.collect() if metric.type == "gauge"]
+    assert not [s for metric in gauges for s in metric.samples if s.labels.get("image_set") == "main"]
 
 
 @pytest.mark.parametrize(
