@@ -22,11 +22,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     because_of,
     carry_out,
     desired_daemonset,
+    is_former,
     matching,
     read_owners,
+    set_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    IMAGE_SET,
     describe,
     is_ours,
     metadata,
@@ -363,16 +364,13 @@ class Keeper:
     # --- DaemonSets that are not wanted any more ---------------------------------------------------------------------
 
     def _remove_former(self, settings: Settings) -> None:
-        """Remove this set's DaemonSets of the name before DAEMONSET_NAME was changed, once the new one is there."""
-        daemonsets = self._world.scope(settings.namespace).daemonsets
-        new = daemonsets.get(settings.daemonset_name)
+        """Remove this set's DaemonSets of a former name or namespace, once the one that the settings name is there."""
+        new = self._world.scope(settings.namespace).daemonsets.get(settings.daemonset_name)
         if new is None or not is_ours(new) or metadata(new).get("deletionTimestamp"):
             return
-        for daemonset in daemonsets.all():
-            data = daemonset["metadata"]
-            of_this = (data.get("labels") or {}).get(IMAGE_SET) == self.names.config_map_name
-            if of_this and data["name"] != settings.daemonset_name:
-                remove(self._world, daemonset, f"the settings name {settings.daemonset_name} now")
+        for daemonset in self._world.daemonsets():
+            if is_former(daemonset, self.names, settings):
+                remove(self._world, daemonset, f"the settings name {describe(new)} now")
 
     # --- where the settings come from --------------------------------------------------------------------------------
 
@@ -398,10 +396,10 @@ def remove(world: World, daemonset: Object, why: str) -> bool:
     if data.get("deletionTimestamp") or not is_ours(daemonset):
         return False
     live = world.cluster.get("DaemonSet", data["name"], data["namespace"])
-    if live is None or live["metadata"]["uid"] != data["uid"] or not is_ours(live):
+    if live is None or live["metadata"]["uid"] != data["uid"] or not is_ours(live) or set_of(live) != set_of(daemonset):
         return False
     world.cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"])
-    name = (data.get("labels") or {}).get(IMAGE_SET, "")
+    name = set_of(daemonset).config_map_name
     world.metrics.actions.labels(name, "delete").inc()
     log.info("%s: deleted %s: %s", name, describe(daemonset), why)
     return True

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, set_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import config_map_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
@@ -35,7 +35,6 @@ _STUCK = 120.0  # Longer than any request may take.
 _KEEPS, _JUDGES = "the loop that keeps the DaemonSets", "the loop that judges them"
 # Seconds that a ConfigMap has to be away before its DaemonSet is: tools replace an object by deleting it first.
 _ABSENCE = 10.0
-_DEPLOYMENT_OWNER = "Deployment"
 
 
 class Controller:
@@ -178,7 +177,8 @@ class Controller:
         """
         where = (settings.namespace, settings.daemonset_name)
         live = self._world.cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
-        holder = _labels(live).get(IMAGE_SET, "")
+        of = set_of(live) if live else None
+        holder = of.config_map_name if of and of.namespace == self._namespace else ""
         if holder in self._sets or IMAGE_SET in _labels(self._world.config_maps.get(holder)):
             return "" if holder == by else holder
         before = itertools.takewhile(lambda name: name != by, self._sets)
@@ -187,34 +187,31 @@ class Controller:
 
     def _remove_absent(self) -> float:
         """Remove the DaemonSets whose ConfigMap was taken away; when there may be more to do."""
-        config_maps, daemonsets = self._world.config_maps, self._world.scope(self._namespace).daemonsets
-        if not (config_maps.complete and daemonsets.complete):
+        if not self._world.config_maps.complete:
             return float("inf")
         now = self._clock.monotonic()
-        orphans = {d["metadata"]["name"]: d for d in daemonsets.all() if self._is_orphan(d)}
-        self._absent = {name: self._absent.get(name, now) for name in orphans}
-        for name, since in list(self._absent.items()):
+        orphans = {metadata(d)["uid"]: d for d in self._world.daemonsets() if self._is_orphan(d)}
+        self._absent = {uid: self._absent.get(uid, now) for uid in orphans}
+        for uid, since in list(self._absent.items()):
             if now - since >= _ABSENCE:
                 try:
-                    self._remove_orphan(orphans[name])
+                    self._remove_orphan(orphans[uid])
                 except ApiError as error:
                     self._world.failed(error)
-                self._absent[name] = now
+                self._absent[uid] = now
         return min((since + _ABSENCE for since in self._absent.values()), default=float("inf"))
 
     def _is_orphan(self, daemonset: Object) -> bool:
         """Whether this controller kept it, and its ConfigMap is gone."""
-        data = metadata(daemonset)
-        image_set = _labels(daemonset).get(IMAGE_SET)
-        owners = [(o["kind"], o["name"]) for o in data.get("ownerReferences") or ()]
-        ours = is_ours(daemonset) and (_DEPLOYMENT_OWNER, self._deployment_name) in owners
-        gone = image_set is not None and self._world.config_maps.get(image_set) is None
-        return ours and gone and not data.get("deletionTimestamp")
+        of = set_of(daemonset)
+        kept = is_ours(daemonset) and (of.namespace, of.deployment_name) == (self._namespace, self._deployment_name)
+        gone = of.config_map_name and self._world.config_maps.get(of.config_map_name) is None
+        return bool(kept and gone and not metadata(daemonset).get("deletionTimestamp"))
 
     def _remove_orphan(self, daemonset: Object) -> None:
-        image_set = metadata(daemonset)["labels"][IMAGE_SET]
-        if self._world.cluster.get("ConfigMap", image_set, self._namespace) is None:
-            remove(self._world, daemonset, f"ConfigMap {self._namespace}/{image_set} was taken away")
+        name = set_of(daemonset).config_map_name
+        if self._world.cluster.get("ConfigMap", name, self._namespace) is None:
+            remove(self._world, daemonset, f"ConfigMap {self._namespace}/{name} was taken away")
 
     # --- what wakes --------------------------------------------------------------------------------------------------
 

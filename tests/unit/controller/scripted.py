@@ -75,7 +75,8 @@ class Store:
         if method == "POST":  # A right that is asked for, or an Event.
             return {**body, "status": {"allowed": True}}
         if path.endswith(_COLLECTIONS):
-            found = [obj for at, obj in self.objects.items() if at.startswith(f"{path}/")]
+            within, _slash, plural = path.rpartition("/")  # One namespace, or all.
+            found = [o for at, o in self.objects.items() if at.startswith(f"{within}/") and at.split("/")[-2] == plural]
             return {"items": found, "metadata": {"resourceVersion": "1"}}
         if method == "PATCH" and isinstance(body, str) and "spec" in (wanted := json.loads(body)):
             self.put(path, served(wanted))

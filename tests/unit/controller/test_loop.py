@@ -3,17 +3,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import DEPLOYMENT, IMAGE_SET, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    installed_daemonsets,
+    remove_former_daemonsets,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    DEPLOYMENT,
+    IMAGE_SET,
+    describe,
+    metadata,
+)
 from controller.judge import Judge
 from controller.keeper import Keeper
 from controller.loop import Controller
 from controller.watches import Watch
 from tests.unit.controller.scripted import FORBIDDEN, Hands, HttpError, Server, Store
+from tests.unit.objects import settings
 
 OWN = "a"
 DENIED = HttpError(403, "admission webhook denied the request")
@@ -283,3 +295,55 @@ def test_why_a_set_is_none_any_more_is_said(
     running.go_on(*(["ConfigMap"] if way == "denied" else []))
     assert f"b: no set of this controller any more: {why}" in caplog.messages
     assert "b" in running.daemonsets()
+
+
+# --- DaemonSets in another namespace ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(stage: Stage) -> Stage:
+    """With the main set's DaemonSet in the namespace ``b``, beside one of the same set's name that is kept there."""
+    stage.write_set("main", NAMESPACE="b", DAEMONSET_NAME="cache")
+    stage.go_on()
+    theirs = stage.store.objects["/apis/apps/v1/namespaces/b/daemonsets/cache"]
+    data = {key: theirs["metadata"][key] for key in ("labels", "managedFields")}
+    stage.write("DaemonSet", "theirs", "b", metadata=data, spec=theirs["spec"])
+    stage.go_on()
+    assert stage.daemonsets() == {"b/cache": "main", "b/theirs": "main"}
+    return stage
+
+
+def test_with_the_config_map_its_daemonset_in_another_namespace_goes(elsewhere: Stage) -> None:
+    elsewhere.remove_set("main")
+    elsewhere.go_on()
+    assert "b/cache" in elsewhere.daemonsets(), "tools replace an object by deleting it first"
+    elsewhere.go_on()
+    assert elsewhere.daemonsets() == {"b/theirs": "main"}
+
+
+@pytest.mark.parametrize("where", ["a", "c"])
+def test_a_set_that_moves_leaves_nothing_in_its_former_namespace(elsewhere: Stage, where: str) -> None:
+    elsewhere.write_set("main", NAMESPACE=where, DAEMONSET_NAME="cache")
+    elsewhere.go_on()
+    elsewhere.go_on()
+    assert elsewhere.daemonsets() == {"cache" if where == "a" else "c/cache": "main", "b/theirs": "main"}
+
+
+def test_an_uninstall_finds_them_as_far_as_it_may_look(elsewhere: Stage) -> None:
+    elsewhere.write_set("main-gpu", DAEMONSET_NAME="gpu")
+    elsewhere.go_on()
+    elsewhere.remove_set("main")
+    elsewhere.remove_set("main-gpu")
+    cluster, main = Cluster(Server(elsewhere.store)), ImageSet(OWN, "main", "puller")
+    found = [describe(daemonset) for daemonset in installed_daemonsets(cluster, main, ())]
+    assert sorted(found) == ["DaemonSet a/gpu", "DaemonSet b/cache"]
+    assert not installed_daemonsets(cluster, replace(main, deployment_name="another"), ())
+    elsewhere.store.refusals["GET", "/apis/apps/v1/daemonsets"] = HttpError(403, FORBIDDEN)
+    assert list(map(describe, installed_daemonsets(cluster, main, ()))) == ["DaemonSet a/gpu"]
+
+
+def test_a_module_removes_them_when_the_set_moves(elsewhere: Stage) -> None:
+    cluster, main = Cluster(Server(elsewhere.store)), ImageSet(OWN, "main", "puller")
+    moved = settings(namespace="b", daemonset_name="renamed")
+    assert remove_former_daemonsets(cluster, main, moved) == ["DaemonSet b/cache"]
+    assert elsewhere.daemonsets() == {"b/theirs": "main"}
