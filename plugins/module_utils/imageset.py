@@ -21,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     held_images,
     overruled_labels,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import UNTOLD, without
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
@@ -56,9 +57,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     IMAGE_VOLUME,
     SLEEP,
     CachedImage,
-    Reading,
     Settings,
-    from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
@@ -71,8 +70,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
 _GONE_PAUSE = 0.2
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
-# Events that tell nothing of images; field selectors know only "and".
-_UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
 # What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
 NO_IMAGE_PULLER = (
     "There is no Image Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
@@ -93,12 +90,6 @@ class ImageSet:
 def absence(image_set: ImageSet) -> str:
     """What is said of a set without a ConfigMap."""
     return f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
-
-
-def read_settings(cluster: Cluster, image_set: ImageSet) -> Reading | None:
-    """What the set's ConfigMap says; None where there is no ConfigMap."""
-    config_map = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
-    return None if config_map is None else from_config_map(config_map.get("data") or {})
 
 
 def config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, Any]]:
@@ -633,7 +624,7 @@ def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
 def _events(cluster: Cluster, namespace: str, uids: Collection[str]) -> Iterator[dict[str, Any]]:
     """Events of these objects, read while they are asked for; none where they may not be read."""
     try:
-        for events, _version in cluster.pages("Event", namespace, fields=_UNTOLD):
+        for events, _version in cluster.pages("Event", namespace, fields=without(UNTOLD)):
             yield from (event for event in events if (event.get("involvedObject") or {}).get("uid") in uids)
     except ApiError as error:
         if not error.forbidden:
