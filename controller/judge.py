@@ -18,7 +18,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     publish,
     read_published,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, MANAGER, STATUS, metadata
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import MANAGER, STATUS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import is_adoptable, judged
 from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import Refresh
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings
@@ -139,11 +140,8 @@ class Judge:
         """The verdict on settings that can't be used, for the DaemonSet that the set may still have."""
         if not self._keeper.problems:
             return None, None
-        for daemonset in self._world.scope(self._keeper.names.namespace).daemonsets.all():
-            labels = metadata(daemonset).get("labels") or {}
-            if labels.get(IMAGE_SET) == self._keeper.names.config_map_name:
-                return Report("InvalidSettings", self._keeper.problems), daemonset
-        return Report("InvalidSettings", self._keeper.problems), None
+        kept = (daemonset for daemonset in self._world.daemonsets() if is_of(daemonset, self._keeper.names))
+        return Report("InvalidSettings", self._keeper.problems), next(kept, None)
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

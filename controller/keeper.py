@@ -22,13 +22,15 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     because_of,
     carry_out,
     desired_daemonset,
+    is_former,
     matching,
     read_owners,
+    set_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
-    IMAGE_SET,
     describe,
     is_ours,
+    metadata,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
     Decision,
@@ -61,6 +63,7 @@ _MOMENT = 0.2
 _POLL = 60.0  # Seconds between passes where there is no cache to wake them.
 _ASK_AGAIN = 600.0  # Seconds for which an answer of admission is believed.
 _QUIET = ("none", "wait", "refuse")  # Actions that change nothing.
+_UNDONE = ("wait", "refuse", "recreate", "finish_deletion")  # After these no DaemonSet follows the settings yet.
 _KEYS = frozenset(field.key for field in FIELDS)
 
 
@@ -78,7 +81,7 @@ class View:
 class Keeper:
     """Keeps the DaemonSet of one ConfigMap.
 
-    :param claimed: the set whose DaemonSet has this name, if that is another one.
+    :param claimed: which other set has the DaemonSet that these settings name; empty for none.
     """
 
     def __init__(
@@ -86,12 +89,12 @@ class Keeper:
         world: World,
         names: ImageSet,
         environment: Mapping[str, str],
-        claimed: Callable[[str], str],
+        claimed: Callable[[Settings], str],
         refresher: Refresher,
     ) -> None:
         self.names = names
         self.refresher = refresher
-        self.synced = False
+        self.tried = False  # Whether a pass has ended, well or not.
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
         self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
@@ -143,9 +146,11 @@ class Keeper:
             log.exception("%s: unexpected error; trying again", self.names.config_map_name)
             self._failed("unexpected error")
         else:
-            self._failures, self.synced = 0, True
+            self._failures = 0
             self.say("error", "")
             self._world.metrics.synced(self.names.config_map_name, clock.now())
+        finally:
+            self.tried = True
         return before != (self.settings, self.problems, self.decision)
 
     def say(self, topic: str, text: str, level: int = logging.INFO) -> bool:
@@ -189,25 +194,27 @@ class Keeper:
             return self._interval()
         self.say("settings", f"entries of the settings are left out: {problems}" if problems else "", logging.ERROR)
         settings = reading.settings
-        if other := self._claimed(settings.daemonset_name):
+        if other := self._claimed(settings):
             self.settings = None
             self.problems = (
-                f"ConfigMap {other} names DaemonSet {settings.daemonset_name}, too, and has it. "
+                f"DaemonSet {settings.namespace}/{settings.daemonset_name} is that of ConfigMap {other}. "
                 "Remedy: write another DAEMONSET_NAME in one of them",
             )
             self.say("decision", f"refuse: {self.problems[0]}", logging.ERROR)
             return self._interval()
         self.settings = settings
-        pause = self._keep(settings)
-        follows = self.decision.action not in ("refuse", "wait") and not self.decision.paused
+        pause, decision = self._keep(settings)
+        follows = decision is not None and decision.action not in _UNDONE and not decision.paused
         self.in_place = fingerprint(settings) if follows else ""
-        self._remove_former(settings)
+        if follows:
+            self._remove_former(settings)
         return pause
 
-    def _keep(self, settings: Settings) -> float:
+    def _keep(self, settings: Settings) -> tuple[float, Decision | None]:
+        """Seconds until the next pass, and what was decided; None where that has to wait."""
         cached = self._world.cached
         if settings.strategy != SLEEP and not self._world.nodes.known:
-            return _MOMENT  # What they can decides.
+            return _MOMENT, None  # What they can decides.
         live = cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
         desired, decision, config_map = self._decide(cached, settings, live)
         if decision.action not in _QUIET:
@@ -216,17 +223,17 @@ class Keeper:
                 cached.renew()
                 desired, decision, config_map = self._decide(self._world.cluster, settings, live)
             elif decision.action != "create":
-                return _MOMENT  # The cache will hear of it.
+                return _MOMENT, None  # The cache will hear of it.
             if decision.action not in _QUIET:
                 self._act(desired, live, decision, config_map)
-                return 0.5 if decision.action in ("recreate", "finish_deletion") else self._interval()
+                return 0.5 if decision.action in _UNDONE else self._interval(), decision
         self._tell(decision)
         self.decision = decision
         if decision.action == "none":
             self._refresh(settings, live)
         paused = (self._world.clock.now().timestamp() + (decision.again or 0.0)) if decision.paused else 0.0
         self._world.metrics.paused_until.labels(self.names.config_map_name).set(paused)
-        return min(self._interval(), decision.again or float("inf"))
+        return min(self._interval(), decision.again or float("inf")), decision
 
     def may_refresh(self, settings: Settings) -> bool:
         """Whether nothing else is under way, and the rights for it are there."""
@@ -357,12 +364,13 @@ class Keeper:
     # --- DaemonSets that are not wanted any more ---------------------------------------------------------------------
 
     def _remove_former(self, settings: Settings) -> None:
-        """DaemonSets of this set that bear the name from before DAEMONSET_NAME was changed."""
-        for daemonset in self._world.scope(settings.namespace).daemonsets.all():
-            data = daemonset["metadata"]
-            of_this = (data.get("labels") or {}).get(IMAGE_SET) == self.names.config_map_name
-            if of_this and data["name"] != settings.daemonset_name:
-                remove(self._world, daemonset, f"the settings name {settings.daemonset_name} now")
+        """Remove this set's DaemonSets of a former name or namespace, once the one that the settings name is there."""
+        new = self._world.scope(settings.namespace).daemonsets.get(settings.daemonset_name)
+        if new is None or not is_ours(new) or metadata(new).get("deletionTimestamp"):
+            return
+        for daemonset in self._world.daemonsets():
+            if is_former(daemonset, self.names, settings):
+                remove(self._world, daemonset, f"the settings name {describe(new)} now")
 
     # --- where the settings come from --------------------------------------------------------------------------------
 
@@ -388,10 +396,10 @@ def remove(world: World, daemonset: Object, why: str) -> bool:
     if data.get("deletionTimestamp") or not is_ours(daemonset):
         return False
     live = world.cluster.get("DaemonSet", data["name"], data["namespace"])
-    if live is None or live["metadata"]["uid"] != data["uid"] or not is_ours(live):
+    if live is None or live["metadata"]["uid"] != data["uid"] or not is_ours(live) or set_of(live) != set_of(daemonset):
         return False
     world.cluster.delete("DaemonSet", data["name"], data["namespace"], uid=data["uid"])
-    name = (data.get("labels") or {}).get(IMAGE_SET, "")
+    name = set_of(daemonset).config_map_name
     world.metrics.actions.labels(name, "delete").inc()
     log.info("%s: deleted %s: %s", name, describe(daemonset), why)
     return True

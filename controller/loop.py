@@ -8,16 +8,17 @@ that takes seconds. The third asks registries, which may take as long as it like
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Mapping
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, set_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import config_map_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET, STATUS, is_ours, metadata
-from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CONFIG_MAP_NAME, Settings
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.asker import Asker, Question
 from controller.clock import Clock, Pulse
@@ -34,7 +35,6 @@ _STUCK = 120.0  # Longer than any request may take.
 _KEEPS, _JUDGES = "the loop that keeps the DaemonSets", "the loop that judges them"
 # Seconds that a ConfigMap has to be away before its DaemonSet is: tools replace an object by deleting it first.
 _ABSENCE = 10.0
-_DEPLOYMENT_OWNER = "Deployment"
 
 
 class Controller:
@@ -77,24 +77,27 @@ class Controller:
         return self._pulse.trouble()
 
     def unready(self) -> str:
-        """Why the controller does not do its work yet; empty once its caches are filled and a pass has ended well."""
+        """Why the controller does not do its work yet; empty once its caches are filled and each set was looked at.
+
+        A set that can't be kept is told in log and metrics: to start the process again would mend it no more, and the
+        others would be kept no longer.
+        """
         empty = [f"{watch.kind}s" for watch in self._world.watches if not watch.known]
         if empty:
             return f"not read yet: {', '.join(empty)}"
-        return "" if self._passed else "no pass has ended without an error yet"
+        return "" if self._passed else "not every set was looked at yet"
 
     # --- the loops ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Work until the process ends."""
-        self._find_config_map()
         self._world.start()
         threading.Thread(target=self._judge, name="judge", daemon=True).start()
         self._asker.start()
         while True:
             self._pulse.beat(_KEEPS)
             self._wake.clear()
-            due = self._keep() if self._world.config_maps.known else float("inf")
+            due = self._keep() if self._is_named() and self._world.config_maps.known else float("inf")
             self._clock.wait(self._wake, min(_TICK, due - self._clock.monotonic()))
 
     def _keep(self) -> float:
@@ -112,7 +115,7 @@ class Controller:
                 if news:
                     judge.wake()
                     self._wake_judge.set()
-        self._passed = self._passed or all(keeper.synced for keeper, _judge in self._sets.values())
+        self._passed = self._passed or all(keeper.tried for keeper, _judge in self._sets.values())
         return min([self._remove_absent(), *(keeper.due for keeper, _judge in self._sets.values())])
 
     def _judge(self) -> None:
@@ -130,6 +133,8 @@ class Controller:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
                     self._clock.sleep(_TICK)
                 due = min(due, judge.due)
+            for name in set(self.metrics.digests) - self._sets.keys():  # It went while it was judged.
+                self.metrics.forget(name)
             self._pulse.beat(_JUDGES)
             try:
                 self._world.recorder.flush()
@@ -144,59 +149,69 @@ class Controller:
         names = list(sets_of(config_maps.all(), self._named, self._deployment_name))
         if config_maps.denied:  # The named one may be readable all the same, or the environment tells.
             names = [self._named]
-        for name in names:
-            if name not in self._sets:
-                image_set = ImageSet(self._namespace, name, self._deployment_name)
-                environment = self._environment if name == self._named else {}
-                refresher = Refresher(self._world, image_set, self._asker)
-                keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name), refresher)
-                self._sets = {**self._sets, name: (keeper, Judge(self._world, keeper))}
         for name in self._sets.keys() - set(names):
-            gone = config_maps.complete and config_maps.get(name) is None
-            why = f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s" if gone else "it bears another label"
-            log.info("%s: no set of this controller any more: %s", name, why)
-            self._sets = {other: both for other, both in self._sets.items() if other != name}
+            log.info("%s: no set of this controller any more: %s", name, self._why_none(name))
             self.metrics.forget(name)
+        self._sets = {name: self._sets.get(name) or self._made(name) for name in names}
 
-    def _claim(self, by: str, daemonset_name: str) -> str:
-        """The set before this one that has a DaemonSet of the same name; empty where there is none."""
-        for name, (keeper, _judge) in self._sets.items():
-            if name == by:
-                return ""
-            if keeper.settings and keeper.settings.daemonset_name == daemonset_name:
-                return name
-        return ""
+    def _why_none(self, name: str) -> str:
+        config_maps = self._world.config_maps
+        if config_maps.denied:
+            return f"ConfigMaps may not be listed, and only {self._named} is kept without that. Its DaemonSet stays"
+        if config_maps.complete and config_maps.get(name) is None:
+            return f"its ConfigMap is gone; its DaemonSet goes in {_ABSENCE:.0f} s"
+        return "it bears another label"
+
+    def _made(self, name: str) -> tuple[Keeper, Judge]:
+        image_set = ImageSet(self._namespace, name, self._deployment_name)
+        environment = self._environment if name == self._named else {}
+        refresher = Refresher(self._world, image_set, self._asker)
+        keeper = Keeper(self._world, image_set, environment, functools.partial(self._claim, name), refresher)
+        return keeper, Judge(self._world, keeper)
+
+    def _claim(self, by: str, settings: Settings) -> str:
+        """The set that has the DaemonSet that the settings of another one name, too; empty where there is none.
+
+        It is the one that the DaemonSet is of, whatever its settings have become, and of two that only wish for it the
+        first: so neither the order in which they came nor a restart makes a difference.
+        """
+        where = (settings.namespace, settings.daemonset_name)
+        live = self._world.cached.get("DaemonSet", settings.daemonset_name, settings.namespace)
+        of = set_of(live) if live else None
+        holder = of.config_map_name if of and of.namespace == self._namespace else ""
+        if holder in self._sets or IMAGE_SET in _labels(self._world.config_maps.get(holder)):
+            return "" if holder == by else holder
+        before = itertools.takewhile(lambda name: name != by, self._sets)
+        wished = {name: self._sets[name][0].settings for name in before}
+        return next((name for name, s in wished.items() if s and (s.namespace, s.daemonset_name) == where), "")
 
     def _remove_absent(self) -> float:
         """Remove the DaemonSets whose ConfigMap was taken away; when there may be more to do."""
-        config_maps, daemonsets = self._world.config_maps, self._world.scope(self._namespace).daemonsets
-        if not (config_maps.complete and daemonsets.complete):
+        if not self._world.config_maps.complete:
             return float("inf")
         now = self._clock.monotonic()
-        orphans = {d["metadata"]["name"]: d for d in daemonsets.all() if self._is_orphan(d)}
-        self._absent = {name: self._absent.get(name, now) for name in orphans}
-        for name, since in list(self._absent.items()):
+        orphans = {metadata(d)["uid"]: d for d in self._world.daemonsets() if self._is_orphan(d)}
+        self._absent = {uid: self._absent.get(uid, now) for uid in orphans}
+        for uid, since in list(self._absent.items()):
             if now - since >= _ABSENCE:
                 try:
-                    self._remove_orphan(orphans[name])
+                    self._remove_orphan(orphans[uid])
                 except ApiError as error:
                     self._world.failed(error)
-                self._absent[name] = now
+                self._absent[uid] = now
         return min((since + _ABSENCE for since in self._absent.values()), default=float("inf"))
 
     def _is_orphan(self, daemonset: Object) -> bool:
         """Whether this controller kept it, and its ConfigMap is gone."""
-        data = metadata(daemonset)
-        image_set = (data.get("labels") or {}).get(IMAGE_SET)
-        owners = [(o["kind"], o["name"]) for o in data.get("ownerReferences") or ()]
-        ours = is_ours(daemonset) and (_DEPLOYMENT_OWNER, self._deployment_name) in owners
-        gone = image_set is not None and self._world.config_maps.get(image_set) is None
-        return ours and gone and not data.get("deletionTimestamp")
+        of = set_of(daemonset)
+        kept = is_ours(daemonset) and (of.namespace, of.deployment_name) == (self._namespace, self._deployment_name)
+        gone = of.config_map_name and self._world.config_maps.get(of.config_map_name) is None
+        return bool(kept and gone and not metadata(daemonset).get("deletionTimestamp"))
 
     def _remove_orphan(self, daemonset: Object) -> None:
-        image_set = metadata(daemonset)["labels"][IMAGE_SET]
-        if self._world.cluster.get("ConfigMap", image_set, self._namespace) is None:
-            remove(self._world, daemonset, f"ConfigMap {self._namespace}/{image_set} was taken away")
+        name = set_of(daemonset).config_map_name
+        if self._world.cluster.get("ConfigMap", name, self._namespace) is None:
+            remove(self._world, daemonset, f"ConfigMap {self._namespace}/{name} was taken away")
 
     # --- what wakes --------------------------------------------------------------------------------------------------
 
@@ -225,16 +240,26 @@ class Controller:
                     found[image] = found[image] | question if image in found else question
         return found
 
-    def _find_config_map(self) -> None:
-        """Without a name in the environment: the ConfigMap that the controller's own Deployment takes it from."""
-        if self._named:
-            return
-        try:
-            deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
-        except ApiError as error:
-            log.warning("%s", error)
-            deployment = None
-        self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
+    def _is_named(self) -> bool:
+        """Whether it is known which ConfigMap is the main one.
+
+        Without a name in the environment it is the one that the controller's own Deployment takes it from. An error
+        tells nothing of that, and the question is asked again; but for a missing right, with which it would never end.
+        """
+        if not self._named:
+            try:
+                deployment = self._world.cluster.get("Deployment", self._deployment_name, self._namespace)
+            except ApiError as error:
+                self._world.failed(error)
+                if not error.forbidden:
+                    return False
+                deployment = None
+            self._named = (config_map_of(deployment) if deployment else "") or CONFIG_MAP_NAME
+        return True
+
+
+def _labels(obj: Object | None) -> Mapping[str, str]:
+    return metadata(obj or {}).get("labels") or {}
 
 
 def _substance(obj: Object | None) -> tuple[object, ...] | None:

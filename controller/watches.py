@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import UNTOLD, without
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
 from controller.clock import Clock, jittered
 from controller.slim import ToldEvents
@@ -218,15 +219,15 @@ class Watch:
             self._objects = objects
 
 
-# What is told of pods and DaemonSets besides what is looked for; field selectors know only "and".
-_UNTOLD = ("Created", "Started", "Scheduled", "Killing", "BackOff", "SuccessfulCreate", "SuccessfulDelete")
+# That a container was started, and is left alone for now, the statuses tell that a watch brings.
+_TOLD_BY_STATUS = ("Created", "Started", "BackOff")
 
 
 class EventWatch(Watch):
     """What the cluster tells, from now on, of pulls on nodes and of pods that can't be created."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        fields = ",".join(f"reason!={reason}" for reason in _UNTOLD)
+        fields = without((*UNTOLD, *_TOLD_BY_STATUS))
         super().__init__(*arguments, slim=lambda event: None, fields=fields, **named)
         self.told = ToldEvents()
 

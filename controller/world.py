@@ -207,6 +207,12 @@ class World(Surroundings):
                     watch.start()
             return self._scopes[namespace]
 
+    def daemonsets(self) -> list[Object]:
+        """Those of each namespace in which a set has or had its own since the process began."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        return [daemonset for scope in scopes for daemonset in scope.daemonsets.all()]
+
     @property
     def watches(self) -> list[Watch]:
         """All of them."""

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import NOT_ITS_TURN
 
+# Reasons of events that tell nothing of images, which need not be asked for.
+UNTOLD = ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete")
 # A kubelet drops what goes beyond so many events for one pod (and lets one more through every five minutes).
 BURST = 25
 
@@ -136,6 +138,11 @@ def _is_kubelets(event: Mapping[str, Any]) -> bool:
 def _container(event: Mapping[str, Any]) -> str | None:
     match = _CONTAINER.match((event.get("involvedObject") or {}).get("fieldPath") or "")
     return match.group(1) if match else None
+
+
+def without(reasons: Iterable[str]) -> str:
+    """The field selector of events with other reasons than these; field selectors know only "and"."""
+    return ",".join(f"reason!={reason}" for reason in reasons)
 
 
 def event_time(event: Mapping[str, Any]) -> str:

@@ -75,7 +75,8 @@ __all__ = [  # With what belongs to the subject and has a room of its own.
 ]
 
 STATES = ("cached", "pulling", "waiting", "failed", "not_applicable", "released")
-VERDICTS = ("Absent", "Progressing", "Healthy", "Degraded", "NoMatchingNodes", "InvalidSettings")
+# From the best to the worst.
+VERDICTS = ("Healthy", "NoMatchingNodes", "Progressing", "Degraded", "Absent", "InvalidSettings")
 # Why a node does not count.
 GOING, NOT_READY = "the node is going away", "the node is not ready"
 CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has just joined"

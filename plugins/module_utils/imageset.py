@@ -21,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     held_images,
     overruled_labels,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import UNTOLD, without
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
@@ -33,6 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     DEPLOYMENT,
     GUARD,
+    HOME,
     IMAGE_SET,
     describe,
     is_ours,
@@ -56,9 +58,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     IMAGE_VOLUME,
     SLEEP,
     CachedImage,
-    Reading,
     Settings,
-    from_config_map,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
@@ -72,8 +72,6 @@ _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anythi
 _GONE_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _SURELY_ENDED = 10.0  # Seconds in which a pod ends where its kubelet is at work.
 _PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
-# Events that tell nothing of images; field selectors know only "and".
-_UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
 # What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
 NO_IMAGE_PULLER = (
     "There is no Image Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
@@ -94,12 +92,6 @@ class ImageSet:
 def absence(image_set: ImageSet) -> str:
     """What is said of a set without a ConfigMap."""
     return f"ConfigMap {image_set.namespace}/{image_set.config_map_name} does not exist"
-
-
-def read_settings(cluster: Cluster, image_set: ImageSet) -> Reading | None:
-    """What the set's ConfigMap says; None where there is no ConfigMap."""
-    config_map = cluster.get("ConfigMap", image_set.config_map_name, image_set.namespace)
-    return None if config_map is None else from_config_map(config_map.get("data") or {})
 
 
 def config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, dict[str, Any]]:
@@ -123,22 +115,39 @@ def installed_config_maps(cluster: Cluster, image_set: ImageSet) -> dict[str, di
 
 def installed_daemonsets(cluster: Cluster, image_set: ImageSet, sets: Collection[str]) -> list[dict[str, Any]]:
     """The DaemonSets of these sets, and those of sets of the same installation whose ConfigMap is gone."""
-    found, _version = cluster.list("DaemonSet", image_set.namespace, labels=IMAGE_SET)
-    return [daemonset for daemonset in found if is_ours(daemonset) if belongs_to(cluster, image_set, sets, daemonset)]
+    found = _labelled(cluster, image_set, IMAGE_SET)
+    return [daemonset for daemonset in found if belongs_to(cluster, image_set, sets, daemonset)]
 
 
 def belongs_to(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daemonset: Mapping[str, Any]) -> bool:
-    """Whether a DaemonSet of ours is one of these sets', or of a set of the same installation that is gone."""
-    name = metadata(daemonset)["labels"].get(IMAGE_SET, "")
-    return name in sets or (bool(name) and _is_left_behind(cluster, image_set, daemonset))
+    """Whether a DaemonSet is ours and one of these sets', or of a set of the same installation that is gone."""
+    of, main = set_of(daemonset), image_set.config_map_name
+    name = of.config_map_name
+    if not (name and is_ours(daemonset) and of.namespace == image_set.namespace):
+        return False
+    if of.deployment_name:
+        kept = of.deployment_name == image_set.deployment_name
+    else:
+        kept = name == main or name.startswith(f"{main}-")
+    return name in sets or (kept and cluster.get("ConfigMap", name, image_set.namespace) is None)
 
 
-def _is_left_behind(cluster: Cluster, image_set: ImageSet, daemonset: Mapping[str, Any]) -> bool:
-    main, name = image_set.config_map_name, daemonset["metadata"]["labels"][IMAGE_SET]
-    owners = daemonset["metadata"].get("ownerReferences") or ()
-    keepers = {owner["name"] for owner in owners if owner["kind"] == "Deployment"}
-    ours = image_set.deployment_name in keepers if keepers else name == main or name.startswith(f"{main}-")
-    return ours and cluster.get("ConfigMap", name, image_set.namespace) is None
+def set_of(daemonset: Mapping[str, Any]) -> ImageSet:
+    """The set that a DaemonSet was made for, and the Deployment that keeps it; empty names where nothing tells.
+
+    Its label and its owners tell; in another namespace than its ConfigMap's it can't have any, and an annotation does.
+    """
+    data = metadata(daemonset)
+    namespace, _slash, keeper = str((data.get("annotations") or {}).get(HOME, "")).partition("/")
+    owners = [owner["name"] for owner in data.get("ownerReferences") or () if owner["kind"] == "Deployment"]
+    name = (data.get("labels") or {}).get(IMAGE_SET, "")
+    return ImageSet(namespace or data["namespace"], name, keeper or next(iter(owners), ""))
+
+
+def is_of(daemonset: Mapping[str, Any], image_set: ImageSet) -> bool:
+    """Whether we made a DaemonSet for this set, whatever its name and namespace."""
+    of = set_of(daemonset)
+    return is_ours(daemonset) and (of.namespace, of.config_map_name) == (image_set.namespace, image_set.config_map_name)
 
 
 def controller_of(config_map: Mapping[str, Any] | None, image_set: ImageSet) -> str:
@@ -181,9 +190,12 @@ def desired_daemonset(
         openshift=openshift,
         rolled_by_controller=runs and may_delete_pods,
     )
-    if choice and settings.strategy == AUTO:
+    notes = annotation(choice) if choice and settings.strategy == AUTO else {}
+    if settings.namespace != image_set.namespace:
+        notes = {**notes, HOME: f"{image_set.namespace}/{controller_of(config_map, image_set)}"}
+    if notes:
         data = daemonset["metadata"]
-        data["annotations"] = {**data.get("annotations", {}), **annotation(choice)}
+        data["annotations"] = {**data.get("annotations", {}), **notes}
     return daemonset
 
 
@@ -586,8 +598,10 @@ def wait_until_ended(cluster: Cluster, daemonsets: Iterable[Mapping[str, Any]], 
 def remove_former_daemonsets(
     cluster: Cluster, image_set: ImageSet, settings: Settings, *, dry_run: bool = False
 ) -> list[str]:
-    """Delete the set's DaemonSets that bear a name from before ``daemonset_name`` was changed; what was deleted."""
-    former = [d for d in our_daemonsets(cluster, image_set) if d["metadata"]["name"] != settings.daemonset_name]
+    """Delete the set's DaemonSets that are not where the settings have it any more; what was deleted."""
+    namespaces = dict.fromkeys((image_set.namespace, settings.namespace))
+    found = [d for where in namespaces for d in cluster.list("DaemonSet", where, labels=_label_of(image_set))[0]]
+    former = [daemonset for daemonset in found if is_former(daemonset, image_set, settings)]
     for daemonset in former:
         if not daemonset["metadata"].get("deletionTimestamp"):
             data = daemonset["metadata"]
@@ -595,10 +609,30 @@ def remove_former_daemonsets(
     return [describe(daemonset) for daemonset in former]
 
 
+def is_former(daemonset: Mapping[str, Any], image_set: ImageSet, settings: Settings) -> bool:
+    """Whether we made a DaemonSet for this set before its name or namespace was changed to that of the settings."""
+    data = metadata(daemonset)
+    there = (data["namespace"], data["name"]) == (settings.namespace, settings.daemonset_name)
+    return is_of(daemonset, image_set) and not there
+
+
 def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]]:
-    """The DaemonSets of this set that we made, whatever their name."""
-    found, _version = cluster.list("DaemonSet", image_set.namespace, labels=f"{IMAGE_SET}={image_set.config_map_name}")
-    return [daemonset for daemonset in found if is_ours(daemonset)]
+    """The DaemonSets of this set that we made, whatever their name and namespace."""
+    return [d for d in _labelled(cluster, image_set, _label_of(image_set)) if is_of(d, image_set)]
+
+
+def _label_of(image_set: ImageSet) -> str:
+    return f"{IMAGE_SET}={image_set.config_map_name}"
+
+
+def _labelled(cluster: Cluster, image_set: ImageSet, label: str) -> list[dict[str, Any]]:
+    """DaemonSets with a label in all namespaces; in the set's own where no more may be listed."""
+    try:
+        return cluster.list("DaemonSet", labels=label)[0]
+    except ApiError as error:
+        if not error.forbidden:
+            raise
+    return cluster.list("DaemonSet", image_set.namespace, labels=label)[0]
 
 
 def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
@@ -616,7 +650,7 @@ def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
 def _events(cluster: Cluster, namespace: str, uids: Collection[str]) -> Iterator[dict[str, Any]]:
     """Events of these objects, read while they are asked for; none where they may not be read."""
     try:
-        for events, _version in cluster.pages("Event", namespace, fields=_UNTOLD):
+        for events, _version in cluster.pages("Event", namespace, fields=without(UNTOLD)):
             yield from (event for event in events if (event.get("involvedObject") or {}).get("uid") in uids)
     except ApiError as error:
         if not error.forbidden:

@@ -246,7 +246,7 @@ def _deployment(installation: Installation, settings: Settings) -> dict[str, Any
                     {"name": "CONFIG_MAP_NAME", "value": installation.config_map_name},
                 ],
                 "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-                # Asked every second until the first pass has ended, so that an installation need not wait for it.
+                # Asked every second until each set was looked at once, so that an installation need not wait for it.
                 "startupProbe": probe("/readyz", period=1, failures=120),
                 "livenessProbe": probe("/healthz", period=20, failures=6),
                 "readinessProbe": probe("/readyz", period=10, failures=3),

@@ -34,6 +34,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset im
     belongs_to,
     installed_config_maps,
     is_namespace_going,
+    set_of,
     wait_until_gone,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
@@ -711,11 +712,11 @@ def _is_going(cluster: Cluster, image_set: ImageSet, sets: Collection[str], daem
     data = daemonset["metadata"]
     if data.get("deletionTimestamp"):
         return True
-    if data["namespace"] != image_set.namespace:
+    of = set_of(daemonset)
+    if of.namespace != image_set.namespace:
         return is_namespace_going(cluster, data["namespace"])
-    owners = data.get("ownerReferences") or ()
-    kept = any(owner["kind"] == "Deployment" and owner["name"] == image_set.deployment_name for owner in owners)
-    return is_ours(daemonset) and (kept or belongs_to(cluster, image_set, sets, daemonset))
+    kept = is_ours(daemonset) and of.deployment_name == image_set.deployment_name
+    return kept or belongs_to(cluster, image_set, sets, daemonset)
 
 
 def _remove_namespace(

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.kubecache.image_puller.plugins.module_utils import imageset
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Wanted, group_of
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import VERDICTS, Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     Digests,
     ImageSet,
@@ -31,9 +31,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     require,
 )
 
-# From the weakest to the strongest, and from the best to the worst.
+# From the weakest to the strongest.
 ACTIONS = ("none", "patched", "restarted", "created", "deleted", "recreated")
-VERDICTS = ("Healthy", "NoMatchingNodes", "Progressing", "Degraded", "Absent", "InvalidSettings")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ REVISION = "kubecache.io/revision"  # On the pod template: which one it is; pods
 GUARD = "kubecache.io/guard"  # On a set's ConfigMap: how often its DaemonSet was made anew, and when.
 STATUS = "kubecache.io/status"  # On the DaemonSet: the verdict and a bounded summary.
 DEPLOYMENT = "kubecache.io/deployment"  # On a set's ConfigMap: the Deployment of the controller that keeps it.
+HOME = (
+    "kubecache.io/home"  # On a DaemonSet in another namespace than its ConfigMap: that one, and its controller there.
+)
 MADE_FROM = "kubecache.io/made-from"  # On a DaemonSet that may only be created and deleted: what it was made from.
 KEPT = "kubecache.io/kept-settings"  # On a set's ConfigMap: options that were taken over, and that nobody has given.
 GROUP = "kubecache.io/group"  # On a set's ConfigMap: the name of the group that it is.

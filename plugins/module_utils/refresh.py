@@ -48,6 +48,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import
     PATIENCE,
     PodRef,
     allowance,
+    too_many,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     IMAGE_VOLUME,
@@ -57,7 +58,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     Settings,
 )
 
-_WORSE = 10  # A refresh is given up where it failed on one in so many of the nodes that have it.
 _BELIEVED = timedelta(days=1)  # How long another digest than the registry's is taken for the same.
 _LISTED = 90.0  # Seconds after which a node's list of images is no older than its pods: a kubelet makes it in 40.
 _MOST_OTHERS = 8  # Digests that nodes report for one of the registry: there are not more platforms than that.
@@ -338,7 +338,7 @@ class _Round:
         failed = (*self.aim.failed, *(node for node, fate in fates.items() if fate == "failed"))
         reached = len(self.nodes) - len(self.stale)
         given_up = tuple(image.image for image in self.settings.images if image.name in self.aim.images)
-        if failed and len(failed) * _WORSE >= reached:
+        if too_many(failed, reached):
             return Refresh("delete", self._why(failed), given_up=given_up)
         pulling = tuple(node for node, fate in fates.items() if fate == "pulling")
         aim = replace(self.aim, failed=failed)

@@ -29,7 +29,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
 
 # Seconds that a new pod has before its node is given up, and before a pull that may still succeed counts as failed.
 PATIENCE, FAILED_PATIENCE = 900.0, 60.0
-_WORSE = 10  # The roll stops when one in so many of the nodes that it has reached is worse off.
 _UNOBTAINABLE = PERMANENT - {OTHER_DIGEST}  # An image that is not the locked one was pulled all the same.
 
 
@@ -138,6 +137,11 @@ def _given_up(
     }
 
 
+def too_many(bad: Sequence[str], reached: int) -> bool:
+    """Whether a change is not to go on: it went badly on one in ten of the nodes that it has reached."""
+    return bool(bad) and len(bad) * 10 >= reached
+
+
 def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequence[Row]]) -> str:
     """Why not to go on: images that the old pods hold and the new ones, where they have had their time, don't."""
     held_before = {row.name for node in old for row in rows[node] if row.held}
@@ -148,7 +152,7 @@ def _stopped(old: Sequence[str], done: Sequence[str], rows: Mapping[str, Sequenc
         if row.name in held_before and not row.held and row.state not in ("not_applicable", "released")
     ]
     nodes = sorted({row.node for row in worse})
-    if not worse or len(nodes) * _WORSE < len(done):
+    if not too_many(nodes, len(done)):
         return ""
     first = worse[0]
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""

@@ -12,7 +12,17 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import IMAGE_SET
 from tests.cluster import Cluster
 
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Install, Kubectl, eventually, stays
+from .conftest import (
+    CONFIG_MAP,
+    DAEMONSET,
+    DEPLOYMENT,
+    Install,
+    Kubectl,
+    Module,
+    eventually,
+    new_namespace,
+    stays,
+)
 from .test_controller import controller_pod, log
 
 MAIN = "registry.example.com/sets/main:1"
@@ -96,9 +106,69 @@ def test_groups_come_change_and_go_and_touch_no_other(cluster: Cluster, installe
 def test_of_two_sets_with_one_daemonset_name_the_first_has_it(cluster: Cluster, installed: Kubectl) -> None:
     before = installed.daemonset()["metadata"]
     write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0], DAEMONSET_NAME=DAEMONSET)
-    eventually(lambda: f"refuse: ConfigMap {CONFIG_MAP} names DaemonSet {DAEMONSET}, too" in log(cluster, installed))
+    refused = f"refuse: DaemonSet {installed.namespace}/{DAEMONSET} is that of ConfigMap {CONFIG_MAP}."
+    eventually(lambda: refused in log(cluster, installed))
     stays(lambda: installed.daemonset()["metadata"]["generation"], seconds=2)
     assert installed.daemonset()["metadata"]["uid"] == before["uid"]
+
+
+def test_a_set_of_another_name_has_its_daemonset_anew_and_the_former_one_goes(
+    cluster: Cluster, installed: Kubectl
+) -> None:
+    before = installed.daemonset()["metadata"]["uid"]
+    write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0])
+    one_pod(installed, "gpu")
+    change: dict[str, Any] = {"data": {"DAEMONSET_NAME": "theirs"}}
+    foreign = json.loads(json.dumps(installed.get("daemonset", f"{DAEMONSET}-gpu")))
+    foreign["metadata"] = {"name": "theirs", "namespace": installed.namespace}
+    cluster.kubectl("create", "-f", "-", input=json.dumps(foreign))
+    installed.patch("configmap", f"{CONFIG_MAP}-gpu", change)
+    eventually(lambda: "theirs was not made by the Image Puller" in log(cluster, installed))
+    stays(lambda: installed.get("daemonset", f"{DAEMONSET}-gpu") is not None, seconds=3)
+
+    installed.patch("configmap", f"{CONFIG_MAP}-gpu", {"data": {"DAEMONSET_NAME": "renamed"}})
+    eventually(lambda: installed.get("daemonset", f"{DAEMONSET}-gpu") is None)
+    assert pods(installed, "renamed") or installed.get("daemonset", "renamed")
+    assert installed.get("daemonset", "theirs")
+    assert installed.daemonset()["metadata"]["uid"] == before
+
+
+def test_a_set_that_cant_be_kept_leaves_the_controller_ready(cluster: Cluster, installed: Kubectl) -> None:
+    """Its DaemonSet is to be in a namespace in which the controller has no right."""
+    with new_namespace(cluster) as other:
+        cluster.kubectl("create", "namespace", other)
+        write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0], NAMESPACE=other)
+        cluster.kubectl("delete", "pod", controller_pod(installed)["metadata"]["name"], "-n", installed.namespace)
+        eventually(lambda: is_ready(controller_pod(installed)))
+        assert f"Grant with a Role in namespace {other}" in log(cluster, installed)
+        cluster.kubectl("delete", "daemonset", DAEMONSET, "-n", installed.namespace)
+        eventually(lambda: installed.get("daemonset", DAEMONSET))
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether its probe says so."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+
+
+def test_a_set_with_its_daemonset_in_another_namespace_leaves_nothing_there(
+    cluster: Cluster, installed: Kubectl, module: Module
+) -> None:
+    with new_namespace(cluster) as other:
+        there, account = Kubectl(cluster, other), f"--serviceaccount={installed.namespace}:k8s-image-puller"
+        cluster.kubectl("create", "namespace", other)
+        cluster.kubectl("create", "rolebinding", "cache", "-n", other, "--clusterrole=admin", account)
+        write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0], NAMESPACE=other)
+        one_pod(there, "gpu")
+        cluster.kubectl("delete", "configmap", f"{CONFIG_MAP}-gpu", "-n", installed.namespace)
+        eventually(lambda: there.get("daemonset", f"{DAEMONSET}-gpu") is None, seconds=60)
+
+        write(cluster, installed, "cpu", f"cpu={CPU}", cluster.nodes[0], NAMESPACE=other)
+        one_pod(there, "cpu")
+        cluster.kubectl("delete", "configmap", f"{CONFIG_MAP}-cpu", "-n", installed.namespace)
+        removed = module("daemonset", state="absent", sets="all", wait_timeout=60)
+        assert f"DaemonSet {other}/{DAEMONSET}-cpu is asked to be absent" in removed["reasons"]
+        assert not there.list("daemonset")
+        assert not there.list("pod")
 
 
 def test_a_set_of_another_installation_is_not_touched(cluster: Cluster, installed: Kubectl) -> None:

@@ -26,7 +26,7 @@ def keeper(data: dict[str, str]) -> Keeper:
     world = World(Cluster(Server(answer)), Hands(), Metrics(), namespace="a", woken=lambda *_change: None)
     names = ImageSet("a", "cache", "puller")
     refresher = Refresher(world, names, Asker(world, {}, dict, lambda: None))
-    return Keeper(world, names, {}, lambda _name: "", refresher)
+    return Keeper(world, names, {}, lambda _settings: "", refresher)
 
 
 def test_keys_that_nobody_knows_are_named_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:

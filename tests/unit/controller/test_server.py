@@ -99,10 +99,10 @@ def test_until_its_caches_are_filled_it_is_not_ready(controller: Controller, ask
     assert ask(controller, "/healthz") == (200, "ok\n")
 
 
-def test_until_a_pass_has_ended_well_it_is_not_ready(controller: Controller, ask: Ask) -> None:
+def test_until_each_set_was_looked_at_it_is_not_ready(controller: Controller, ask: Ask) -> None:
     for watch in controller._world.watches:
         watch._filled = True
-    assert ask(controller, "/readyz") == (503, "no pass has ended without an error yet\n")
+    assert ask(controller, "/readyz") == (503, "not every set was looked at yet\n")
     controller._passed = True
     assert ask(controller, "/readyz") == (200, "ok\n")
 
