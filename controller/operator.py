@@ -68,7 +68,7 @@ log = logging.getLogger("image-puller")
 
 _KEPT = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment")
 _TICK, _STUCK = 10.0, 120.0
-_LOOP = "the loop"
+_LOOP, _LEASE = "the loop", "the thread of the Lease"
 _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
@@ -118,7 +118,7 @@ class Operator:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
-        self._pulse = Pulse(self._clock, _LOOP, most=_STUCK)
+        self._pulse = Pulse(self._clock, _LOOP, _LEASE, most=_STUCK)
         self._olm_at = float("-inf")  # When it was last found that OLM is not there, or not to be asked.
         self._resources = [self._watch(KIND, namespace) for namespace in namespaces]
         self._daemonsets = [self._watch("DaemonSet", namespace) for namespace in namespaces]
@@ -131,12 +131,13 @@ class Operator:
             identity=identity,
             turned=self._wake.set,
             failed=self._around.failed,
+            beat=lambda: self._pulse.beat(_LEASE),
         )
 
     # --- what the probes ask -----------------------------------------------------------------------------------------
 
     def trouble(self) -> str:
-        """Why the process should be restarted; empty while its loop moves."""
+        """Why the process should be restarted; empty while it serves resources, and tries for the Lease."""
         return self._pulse.trouble()
 
     def unready(self) -> str:
