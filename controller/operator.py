@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,7 @@ _TICK, _STUCK = 10.0, 120.0
 _LOOP, _LEASE = "the loop", "the thread of the Lease"
 _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
+_PASSING = 2  # Failures in a row of which the status does not tell yet: a conflict, an API server that starts anew.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
 _ASK_AGAIN = 600.0  # Seconds until it is asked again whether OLM is there.
 
@@ -187,20 +188,34 @@ class Operator:
                 if state.keep_at > now:  # Else there is news since the caches were asked.
                     self._served.pop(namespace, None)
             return
-        try:
-            if keeping:
-                pause = self._keep(ruler, state)
-                state.keep_at = min(state.keep_at, now + pause)
-            self._tell(ruler, resources, state)
+
+        def keep() -> None:
+            state.keep_at = min(state.keep_at, now + self._keep(ruler, state))
+
+        why = self._why_not(namespace, keep) if keeping else ""
+        if not why or state.failures >= _PASSING:
+            if why:
+                message = f"{why}. It is tried again with growing pauses"
+                state.seen = replace(state.seen, image="", refusal=Refusal("ReconcileError", message))
+            why = self._why_not(namespace, lambda: self._tell(ruler, resources, state)) or why
+        if why:
+            self._failed(namespace, state, why)
+        elif keeping:
             state.failures = 0
+
+    def _why_not(self, namespace: str, do: Callable[[], None]) -> str:
+        """Do it; why that was not possible, empty where it was."""
+        try:
+            do()
         except RuntimeError as error:  # The known controller could not be stopped so that its DaemonSet stays.
-            self._failed(namespace, state, str(error))
+            return str(error)
         except ApiError as error:
             self._around.failed(error)
-            self._failed(namespace, state, str(error))
+            return str(error)
         except Exception:
             log.exception("%s: unexpected error; trying again", namespace)
-            self._failed(namespace, state, "unexpected error")
+            return "unexpected error, which the operator's log has"
+        return ""
 
     def _failed(self, namespace: str, state: _Served, why: str) -> None:
         first, longest = _RETRY

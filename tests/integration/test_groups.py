@@ -223,7 +223,9 @@ def test_two_controllers_in_one_namespace_share_their_rights_until_the_last_has_
     assert not module("install", **first)["changed"]
     assert not module("install", images={"more": MORE}, image_pull_secrets=["two"], **second)["changed"]
     gone = module("install", state="absent", **second)
-    assert any(re.match(r"Role \S+/k8s-image-puller stays: Deployment \S+ still uses it$", left) for left in gone["left"])
+    assert any(
+        re.match(r"Role \S+/k8s-image-puller stays: Deployment \S+ still uses it$", left) for left in gone["left"]
+    )
     assert "b" not in names(kubectl, "deployment") | names(kubectl, "serviceaccount") | names(kubectl, "configmap")
     assert {"k8s-image-puller"} <= names(kubectl, "serviceaccount") & names(kubectl, "role")
     assert names(kubectl, "deployment") == {"kubernetes-image-puller"}
