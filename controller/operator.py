@@ -187,6 +187,7 @@ class Operator:
             with self._lock:
                 if state.keep_at > now:  # Else there is news since the caches were asked.
                     self._served.pop(namespace, None)
+            self._say_error(namespace, "")
             return
 
         def keep() -> None:
@@ -202,6 +203,7 @@ class Operator:
             self._failed(namespace, state, why)
         elif keeping:
             state.failures = 0
+            self._say_error(namespace, "")
 
     def _why_not(self, namespace: str, do: Callable[[], None]) -> str:
         """Do it; why that was not possible, empty where it was."""
@@ -222,7 +224,10 @@ class Operator:
         state.keep_at = self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures))
         state.failures = min(state.failures + 1, 10)
         self.metrics.errors.inc()
-        self._around.say(f"{namespace} error", f"{namespace}: {why} (tried again with growing pauses)", logging.ERROR)
+        self._say_error(namespace, f"{namespace}: {why} (tried again with growing pauses)")
+
+    def _say_error(self, namespace: str, text: str) -> None:
+        self._around.say(f"{namespace} error", text, logging.ERROR)
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -297,8 +302,7 @@ class Operator:
         if kept is not None:  # Which settings Ansible took over from another implementation.
             wanted = {**wanted, "metadata": {**metadata(wanted), "annotations": {KEPT: kept}}}
         change = self._cluster.keep(wanted, live)
-        for note in change.notes:
-            self._around.say(f"{change.name} note", note)
+        self._around.say(f"{change.name} note", "; ".join(change.notes))
         if not change.changed:
             return ""
         self.metrics.actions.labels(change.kind, change.action).inc()
@@ -345,15 +349,17 @@ class Operator:
         """Whether OLM has installed the known operator, where there is OLM and it may be asked."""
         if self._clock.monotonic() - self._olm_at < _ASK_AGAIN:
             return None
+        found, unknown = None, ""
         try:
-            return other_csv(self._cluster, namespace)
+            found = other_csv(self._cluster, namespace)
         except ApiError as error:
             if error.status != 404 and not error.forbidden:
                 raise
             self._olm_at = self._clock.monotonic()
             if error.forbidden:
-                self._around.say("olm", f"whether OLM has another operator here is not known: {error}")
-            return None
+                unknown = f"whether OLM has another operator here is not known: {error}"
+        self._around.say(f"{namespace} olm", unknown)
+        return found
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

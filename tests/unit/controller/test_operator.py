@@ -153,6 +153,7 @@ class Served:
 
     def passes(self, times: int = 1) -> None:
         for _ in range(times):
+            self.state.keep_at = 0.0
             self.operator._serve("cache", self.state)
             self.clock.time += 100
 
@@ -203,9 +204,8 @@ def test_a_verdict_that_is_told_meanwhile_makes_nothing_of_the_error() -> None:
     served.refuses = {"/deployments/": HttpError(403, QUOTA)}
     for _ in range(3):
         served.passes()
-        served.state.keep_at, served.state.tell_at = float("inf"), 0.0
+        served.state.keep_at = float("inf")
         served.operator._serve("cache", served.state)
-        served.state.keep_at = 0.0
     assert served.condition("Degraded")[:2] == ("True", "ReconcileError")
 
 
@@ -217,3 +217,24 @@ def test_a_status_that_can_not_be_written_keeps_nothing_from_being_done() -> Non
     served.refuses = {}
     served.passes()
     assert served.state.failures == 0
+
+
+def test_an_error_is_said_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    served = Served()
+
+    def said() -> int:
+        return sum("(tried again with growing pauses)" in record.message for record in caplog.records)
+
+    for times in (1, 2):
+        served.refuses = {"/deployments/": HttpError(403, QUOTA)}
+        served.passes(3)
+        assert said() == times
+        served.refuses = {}
+        served.passes()
+    served.refuses = {"/deployments/": HttpError(403, QUOTA)}
+    served.passes()
+    served.operator._resources[0]._objects = {}
+    served.passes()
+    served.operator._resources[0]._objects = {"cache/puller": served.resource}
+    served.passes()
+    assert said() == 4, "the resource that had it is gone, and this is another one"
