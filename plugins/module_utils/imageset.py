@@ -59,7 +59,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     Settings,
     from_config_map,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import PAGE, Shared, node_slimmer, pod_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
     Admission,
     Choice,
@@ -69,7 +69,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 
 _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
 _GONE_PAUSE = 0.2
-_PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # Events that tell nothing of images; field selectors know only "and".
 _UNTOLD = ",".join(f"reason!={reason}" for reason in ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete"))
 # What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
@@ -451,7 +450,7 @@ def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, An
 
 def _pods(cluster: Cluster, daemonset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     uid, labels = _uid(daemonset), label_selector(daemonset)
-    for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=_PAGE):
+    for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=PAGE):
         yield from (pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ()))
 
 
@@ -578,9 +577,7 @@ def our_daemonsets(cluster: Cluster, image_set: ImageSet) -> list[dict[str, Any]
 def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
     slim = node_slimmer(share, sizes=True)
     try:
-        return [
-            kept for nodes, _version in cluster.pages("Node", limit=_PAGE) for node in nodes if (kept := slim(node))
-        ]
+        return [slim(node) for nodes, _version in cluster.pages("Node", limit=PAGE) for node in nodes]
     except ApiError as error:
         if error.forbidden:
             return None
