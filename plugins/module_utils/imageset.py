@@ -20,6 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     builder_number,
     held_images,
     overruled_labels,
+    strategy_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard
@@ -239,6 +240,9 @@ def ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool) -> A
                 return Admission(None, f"unknown ({error})")
             said = said or str(error)
         else:
+            # Before 1.31 the source of the volumes is pruned as an unknown field, and an emptyDir takes its place.
+            if strategy_of(made["spec"]) != IMAGE_VOLUME:
+                return Admission(False, "the API server has no image volumes")
             return Admission(True, "", "resources" in made["spec"])
     try:
         cluster.create(_pod_of(replace(settings, strategy=SLEEP), openshift), dry_run=True)
