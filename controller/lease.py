@@ -20,7 +20,7 @@ log = logging.getLogger("image-puller")
 
 _SECONDS = 15.0  # That a Lease lasts without being renewed.
 _RENEW, _TRY = 5.0, 2.0
-_ASK_AGAIN = 600.0
+_ASK_AGAIN = 60.0  # Where a right is missing; its thread is taken for hung where it sleeps for longer.
 
 
 class Lease:
@@ -28,6 +28,7 @@ class Lease:
 
     :param turned: told when it is held, or no longer.
     :param failed: told of each error.
+    :param beat: called at each try, to show that its thread moves.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Lease:
         identity: str,
         turned: Callable[[], None],
         failed: Callable[[ApiError], None],
+        beat: Callable[[], None],
     ) -> None:
         self._cluster = cluster
         self._clock = clock
@@ -48,6 +50,7 @@ class Lease:
         self._identity = identity
         self._turned = turned
         self._failed = failed
+        self._beat = beat
         self._held_until = float("-inf")
         self._seen = ("", float("-inf"))
         self._left = False
@@ -71,21 +74,33 @@ class Lease:
                 log.info("the Lease was not given back: %s", error)
 
     def _run(self) -> None:
+        """Without this thread nobody would work, and nothing else would show it: no error ends it."""
         while not self._left:
-            pause, before = _TRY, self.held
+            self._beat()
+            pause = _SECONDS
             try:
-                if self._take():
-                    self._held_until = self._clock.monotonic() + _SECONDS
-                    pause = _RENEW
-            except ApiError as error:
-                self._failed(error)
-                if error.forbidden:  # Two that work do the same; none that works does nothing.
-                    self._held_until = self._clock.monotonic() + 2 * _ASK_AGAIN
-                    pause = _ASK_AGAIN
-            if self.held != before:
-                log.info("this operator %s", "works" if self.held else "stands by: another one holds the Lease")
-                self._turned()
+                pause = self._try()
+            except Exception:
+                log.exception("the Lease: unexpected error; trying again")
             self._clock.sleep(pause)
+
+    def _try(self) -> float:
+        """Take or renew it, and tell where that changes who works; seconds until the next try."""
+        # It lasts from what was written, not from when the answer came: another one's patience began then.
+        pause, before, began = _TRY, self.held, self._clock.monotonic()
+        try:
+            if self._take():
+                self._held_until = began + _SECONDS
+                pause = _RENEW
+        except ApiError as error:
+            self._failed(error)
+            if error.forbidden:  # Two that work do the same; none that works does nothing.
+                self._held_until = began + 2 * _ASK_AGAIN
+                pause = _ASK_AGAIN
+        if self.held != before:
+            log.info("this operator %s", "works" if self.held else "stands by: another one holds the Lease")
+            self._turned()
+        return pause
 
     def _take(self) -> bool:
         """Take it where it is free, renew it where it is ours; whether it is ours now."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,9 +68,10 @@ log = logging.getLogger("image-puller")
 
 _KEPT = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Deployment")
 _TICK, _STUCK = 10.0, 120.0
-_LOOP = "the loop"
+_LOOP, _LEASE = "the loop", "the thread of the Lease"
 _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
+_PASSING = 2  # Failures in a row of which the status does not tell yet: a conflict, an API server that starts anew.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
 _ASK_AGAIN = 600.0  # Seconds until it is asked again whether OLM is there.
 
@@ -118,7 +119,7 @@ class Operator:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
-        self._pulse = Pulse(self._clock, _LOOP, most=_STUCK)
+        self._pulse = Pulse(self._clock, _LOOP, _LEASE, most=_STUCK)
         self._olm_at = float("-inf")  # When it was last found that OLM is not there, or not to be asked.
         self._resources = [self._watch(KIND, namespace) for namespace in namespaces]
         self._daemonsets = [self._watch("DaemonSet", namespace) for namespace in namespaces]
@@ -131,12 +132,13 @@ class Operator:
             identity=identity,
             turned=self._wake.set,
             failed=self._around.failed,
+            beat=lambda: self._pulse.beat(_LEASE),
         )
 
     # --- what the probes ask -----------------------------------------------------------------------------------------
 
     def trouble(self) -> str:
-        """Why the process should be restarted; empty while its loop moves."""
+        """Why the process should be restarted; empty while it serves resources, and tries for the Lease."""
         return self._pulse.trouble()
 
     def unready(self) -> str:
@@ -185,28 +187,47 @@ class Operator:
             with self._lock:
                 if state.keep_at > now:  # Else there is news since the caches were asked.
                     self._served.pop(namespace, None)
+            self._say_error(namespace, "")
             return
-        try:
-            if keeping:
-                pause = self._keep(ruler, state)
-                state.keep_at = min(state.keep_at, now + pause)
-            self._tell(ruler, resources, state)
+
+        def keep() -> None:
+            state.keep_at = min(state.keep_at, now + self._keep(ruler, state))
+
+        why = self._why_not(namespace, keep) if keeping else ""
+        if not why or state.failures >= _PASSING:
+            if why:
+                message = f"{why}. It is tried again with growing pauses"
+                state.seen = replace(state.seen, image="", refusal=Refusal("ReconcileError", message))
+            why = self._why_not(namespace, lambda: self._tell(ruler, resources, state)) or why
+        if why:
+            self._failed(namespace, state, why)
+        elif keeping:
             state.failures = 0
+            self._say_error(namespace, "")
+
+    def _why_not(self, namespace: str, do: Callable[[], None]) -> str:
+        """Do it; why that was not possible, empty where it was."""
+        try:
+            do()
         except RuntimeError as error:  # The known controller could not be stopped so that its DaemonSet stays.
-            self._failed(namespace, state, str(error))
+            return str(error)
         except ApiError as error:
             self._around.failed(error)
-            self._failed(namespace, state, str(error))
+            return str(error)
         except Exception:
             log.exception("%s: unexpected error; trying again", namespace)
-            self._failed(namespace, state, "unexpected error")
+            return "unexpected error, which the operator's log has"
+        return ""
 
     def _failed(self, namespace: str, state: _Served, why: str) -> None:
         first, longest = _RETRY
         state.keep_at = self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures))
         state.failures = min(state.failures + 1, 10)
         self.metrics.errors.inc()
-        self._around.say(f"{namespace} error", f"{namespace}: {why} (tried again with growing pauses)", logging.ERROR)
+        self._say_error(namespace, f"{namespace}: {why} (tried again with growing pauses)")
+
+    def _say_error(self, namespace: str, text: str) -> None:
+        self._around.say(f"{namespace} error", text, logging.ERROR)
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
@@ -281,8 +302,7 @@ class Operator:
         if kept is not None:  # Which settings Ansible took over from another implementation.
             wanted = {**wanted, "metadata": {**metadata(wanted), "annotations": {KEPT: kept}}}
         change = self._cluster.keep(wanted, live)
-        for note in change.notes:
-            self._around.say(f"{change.name} note", note)
+        self._around.say(f"{change.name} note", "; ".join(change.notes))
         if not change.changed:
             return ""
         self.metrics.actions.labels(change.kind, change.action).inc()
@@ -329,15 +349,17 @@ class Operator:
         """Whether OLM has installed the known operator, where there is OLM and it may be asked."""
         if self._clock.monotonic() - self._olm_at < _ASK_AGAIN:
             return None
+        found, unknown = None, ""
         try:
-            return other_csv(self._cluster, namespace)
+            found = other_csv(self._cluster, namespace)
         except ApiError as error:
             if error.status != 404 and not error.forbidden:
                 raise
             self._olm_at = self._clock.monotonic()
             if error.forbidden:
-                self._around.say("olm", f"whether OLM has another operator here is not known: {error}")
-            return None
+                unknown = f"whether OLM has another operator here is not known: {error}"
+        self._around.say(f"{namespace} olm", unknown)
+        return found
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ log = logging.getLogger("image-puller")
 _MOMENT = 0.05
 _SAY_AGAIN = 60.0  # Seconds between two lines on an API server that does not answer.
 _RIGHTS = 600.0  # Seconds until a right that is missing is asked for again.
+_MENDED = 1800.0  # Seconds after which a right that nobody has missed is taken for given; longer than any such pause.
 _COSTS = {
     "ConfigMap": "the settings are those of the process's environment, and a change needs a restart of the pod",
     "DaemonSet": "the DaemonSet is looked at once a minute",
@@ -131,6 +132,7 @@ class Surroundings:
         self._api_errors = api_errors
         self._woken = woken
         self._said: dict[str, str] = {}
+        self._missed: dict[str, float] = {}  # When a right was last found missing, by what it was asked for.
         self._said_at = float("-inf")
         self._openshift: bool | None = None
 
@@ -144,13 +146,17 @@ class Surroundings:
         """Called with each change in a cache, before others are woken."""
 
     def failed(self, error: ApiError, kind: str = "") -> None:
-        """Count an error of the API, and say once which right is missing.
+        """Count an error of the API, and say once which right is missing; again where it was there meanwhile.
 
         :param kind: what a watch was for; so what it costs is said, too.
         """
         if error.status != 410:
             self._api_errors.labels(error.verb or "get", str(error.status)).inc()
         if error.forbidden:
+            now = self.clock.monotonic()
+            if now - self._missed.get(error.message, now) > _MENDED:
+                self.say(error.message, "")
+            self._missed[error.message] = now
             cost = "changes are seen once a minute" if error.verb == "watch" else self.costs.get(kind)
             self.say(error.message, f"{error}. Until then {cost}" if kind and cost else str(error))
         elif error.status != 410 and self.clock.monotonic() - self._said_at > _SAY_AGAIN:

@@ -78,6 +78,7 @@ RESOURCES = {
     "SelfSubjectAccessReview": Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False),
     "LocalSubjectAccessReview": Resource("authorization.k8s.io", "v1", "localsubjectaccessreviews"),
 }
+_Rule = tuple[str, str, Any]  # Kind, verb and namespace (None: the cluster) of the right that a request needs.
 _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -192,26 +193,21 @@ class Cluster:
             "allow_watch_bookmarks": "true",
             "_request_timeout": (TIMEOUT[0], seconds + 30),
         }
-        target = f"watch {kind}s{f' in {namespace}' if namespace else ''}"
-        response = self._send(
-            "GET", RESOURCES[kind].path(namespace), target, query=query, rule=(kind, "watch", namespace)
-        )
+        target, rule = f"watch {kind}s{f' in {namespace}' if namespace else ''}", (kind, "watch", namespace)
+        response = self._send("GET", RESOURCES[kind].path(namespace), target, query=query, rule=rule)
         try:
-            buffer = b""
-            for chunk in response.stream(None, decode_content=False):
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        said = f"{status.get('reason')}: {status.get('message')}"
-                        code, reason = status.get("code", 0), status.get("reason", "")
-                        raise ApiError(f"could not {target}: {said}", code, reason, verb="watch")
-                    yield event["type"], event["object"]
+            for line in _lines(response):
+                event = _document(line, target, "watch")
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    said = f"{status.get('reason')}: {status.get('message')}"
+                    code, reason = status.get("code", 0), status.get("reason", "")
+                    raise ApiError(f"could not {target}: {said}", code, reason, verb="watch")
+                yield event["type"], event["object"]
         except ApiError:
             raise
         except Exception as error:  # The stream broke, in the middle of a line perhaps.
-            raise ApiError(str(as_api_error(error, target)), verb="watch") from error
+            raise _told(error, target, rule) from error
         finally:
             response.close()
 
@@ -314,9 +310,7 @@ class Cluster:
         """Any other document of the API, for example discovery; ``seconds`` to wait, where that is less than usual."""
         query: dict[str, Any] = {"header_params": {"Accept": accept}}
         query["_request_timeout"] = (TIMEOUT[0], seconds) if seconds else None
-        response = self._send("GET", path, f"read {path}", query=query)
-        found: dict[str, Any] = json.loads(response.data)
-        return found
+        return self._ask("GET", path, f"read {path}", query=query)
 
     def _create(self, wanted: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         try:
@@ -363,13 +357,30 @@ class Cluster:
         else:
             target = f"{verb} {kind}s{f' in {namespace}' if namespace else ''}"
         rule = (kind, verb, namespace)
-        response = self._send(method, resource.path(namespace, name), target, query=sent, body=body, rule=rule)
-        found: dict[str, Any] = json.loads(response.data)
+        found = self._ask(method, resource.path(namespace, name), target, query=sent, body=body, rule=rule)
         if verb == "list":
             for item in found.get("items") or ():  # Lists leave these out of their items.
                 item.setdefault("kind", kind)
                 item.setdefault("apiVersion", resource.api_version)
         return found
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        target: str,
+        *,
+        query: Mapping[str, Any],
+        body: Any = None,
+        rule: _Rule | None = None,
+    ) -> dict[str, Any]:
+        """Send one request; the document that answers it."""
+        response = self._send(method, path, target, query=query, body=body, rule=rule)
+        try:
+            text = response.data  # The body comes only now: it may end early, or never.
+        except Exception as error:
+            raise _told(error, target, rule) from error
+        return _document(text, target, rule[1] if rule else "get")
 
     def _send(
         self,
@@ -379,20 +390,50 @@ class Cluster:
         *,
         query: Mapping[str, Any],
         body: Any = None,
-        rule: tuple[str, str, str | None] | None = None,
+        rule: _Rule | None = None,
     ) -> Any:
         params = {"_request_timeout": TIMEOUT, **{key: value for key, value in query.items() if value is not None}}
         try:
             return self.client.request(method, path, body=body, serialize=False, **params)
         except Exception as error:
-            told = as_api_error(error, target)
-            told.verb = rule[1] if rule else "get"
-            if rule and told.forbidden and "cannot" in str(told):
-                kind, verb, namespace = rule
-                # Server-side apply asks for patch, and for create where the object is not there yet.
-                verbs = ("create", "patch") if verb == "patch" else (verb,)
-                told = ApiError(told.message, told.status, told.reason, grant(kind, verbs, namespace), verb)
-            raise told from error
+            raise _told(error, target, rule) from error
+
+
+def _document(text: bytes | str, target: str, verb: str) -> dict[str, Any]:
+    """What an API server answers; anything else is an ApiError, for example a proxy's page with status 200."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    raise ApiError(
+        f"could not {target}: the answer is no JSON object, and not that of an API server. Check the kubeconfig, "
+        "context or host, and what lies between, such as a proxy",
+        verb=verb,
+    )
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    """The lines of a stream; an API server ends each, and what is left at the end is cut off or somebody else's."""
+    left = b""
+    for chunk in response.stream(None, decode_content=False):
+        *lines, left = (left + chunk).split(b"\n")
+        yield from lines
+    if left:
+        yield left
+
+
+def _told(error: Exception, target: str, rule: _Rule | None) -> ApiError:
+    """The same as :func:`as_api_error`, with the verb and the rule to grant."""
+    told = as_api_error(error, target)
+    told.verb = rule[1] if rule else "get"
+    if rule and told.forbidden and "cannot" in str(told):
+        kind, verb, namespace = rule
+        # Server-side apply asks for patch, and for create where the object is not there yet.
+        verbs = ("create", "patch") if verb == "patch" else (verb,)
+        return ApiError(told.message, told.status, told.reason, grant(kind, verbs, namespace), verb)
+    return told
 
 
 def as_api_error(error: Exception, target: str) -> ApiError:
@@ -401,8 +442,9 @@ def as_api_error(error: Exception, target: str) -> ApiError:
         return error
     status = getattr(error, "status", None)
     if not status:
-        # urllib3 puts the connection before its words, as an address in memory or as a call.
-        cause = re.sub(r"^(<[^>]*>|\w+\(.*?\)): ", "", str(getattr(error, "reason", None) or error))
+        # urllib3 puts the connection before its words, as an address in memory or as a call, and the cause behind.
+        words = getattr(error, "reason", None) or next((arg for arg in error.args[:1] if isinstance(arg, str)), error)
+        cause = re.sub(r"^(<[^>]*>|\w+\(.*?\)): ", "", str(words))
         return ApiError(
             f"could not {target}: the API server does not answer ({' '.join(cause.split()).rstrip('.')}). "
             "Check the kubeconfig, context or host, and the network"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import NOT_ITS_TURN
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import NOT_ITS_TURN, redact
 
 # Reasons of events that tell nothing of images, which need not be asked for.
 UNTOLD = ("Scheduled", "Killing", "SuccessfulCreate", "SuccessfulDelete")
@@ -81,14 +81,14 @@ def read_events(events: Iterable[Mapping[str, Any]]) -> Events:
         reason, message, at = event.get("reason") or "", event.get("message") or "", event_time(event)
         if reason == "FailedCreate":
             if (at, True) >= newest.get(reason, ("", False)):
-                newest[reason], read.failed_create = (at, True), message
+                newest[reason], read.failed_create = (at, True), redact(message)
             continue
         if _is_kubelets(event):
             read.told[uid] += event.get("count") or 1
         if reason == "Started" and (container := _container(event)):
             read.started.add((uid, container))
         elif reason in _TROUBLES and (at, True) >= newest.get(uid, ("", False)):
-            newest[uid], read.troubles[uid] = (at, True), (reason, message)
+            newest[uid], read.troubles[uid] = (at, True), (reason, redact(message))
         elif found := _pull(event, message, at):
             key = (uid, found[0])
             # Within the same second a pull begins before it ends.
@@ -113,7 +113,7 @@ def _pull(event: Mapping[str, Any], message: str, at: str) -> tuple[str, Pull] |
     if match := _PRESENT.match(message):
         return match.group(1), Pull("cached", since)
     if match := _FAILED.match(message):
-        return match.group(1), Pull("failed", first or since, match.group(2), tries=tries)
+        return match.group(1), Pull("failed", first or since, redact(match.group(2)), tries=tries)
     return None
 
 

@@ -69,6 +69,12 @@ REMEDIES = {
 OTHER_DIGEST = "other_digest"
 # What a kubelet says that spaces its pulls: no failure.
 NOT_ITS_TURN = "pull QPS exceeded"
+# A registry's storage signs the addresses that it redirects to, and kubelets quote them in full.
+_SECRETS = (
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s\"']+@"), r"\1...@"),
+    (re.compile(r"(\bhttps?://[^\s\"'?]+\?)[^\s\"']+"), r"\1..."),
+    (re.compile(r"\b(Bearer|Basic) [A-Za-z0-9+/=._~-]{16,}", re.IGNORECASE), r"\1 ..."),
+)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -78,10 +84,18 @@ def classify(reason: str, message: str) -> str:
     return next((name for name, pattern in _CLASSES if re.search(pattern, text)), "other")
 
 
+@functools.lru_cache(maxsize=1024)
+def redact(text: str) -> str:
+    """The text without user, password and query of the addresses in it, and without the value of a bearer token."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
 def pull_failure(status: Mapping[str, Any]) -> tuple[str, str] | None:
     """Class and message of a container status whose image can't be pulled; None for any other."""
     waiting = (status.get("state") or {}).get("waiting") or {}
     reason, message = waiting.get("reason") or "", waiting.get("message") or ""
     if reason not in PULL_REASONS or NOT_ITS_TURN in message:
         return None
-    return classify(reason, message), message or reason
+    return classify(reason, message), redact(message or reason)

@@ -115,5 +115,5 @@ def split_entries(text: str) -> list[str]:
     leaves in the text, is no part of an entry. White space (line breaks too) around ``=`` means nothing.
     """
     text = re.sub(r"\\(?=\s|$)", " ", text)
-    text = re.sub(r"\s*=\s*", "=", text)
+    text = "=".join(part.strip() for part in text.split("="))  # A pattern would take the square of a run of blanks.
     return [entry.strip() for entry in re.split(r"[;\n]", text) if entry.strip()]

@@ -20,6 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     builder_number,
     held_images,
     overruled_labels,
+    strategy_of,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import UNTOLD, without
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import sets_of
@@ -60,7 +61,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     CachedImage,
     Settings,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer, pod_slimmer
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import PAGE, Shared, node_slimmer, pod_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
     Admission,
     Choice,
@@ -71,7 +72,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
 _GONE_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _SURELY_ENDED = 10.0  # Seconds in which a pod ends where its kubelet is at work.
-_PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 # What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
 NO_IMAGE_PULLER = (
     "There is no Image Puller. Install it with the playbook kubecache.image_puller.install, or correct namespace and "
@@ -254,6 +254,9 @@ def ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool) -> A
                 return Admission(None, f"unknown ({error})")
             said = said or str(error)
         else:
+            # Before 1.31 the source of the volumes is pruned as an unknown field, and an emptyDir takes its place.
+            if strategy_of(made["spec"]) != IMAGE_VOLUME:
+                return Admission(False, "the API server has no image volumes")
             return Admission(True, "", "resources" in made["spec"])
     try:
         cluster.create(_pod_of(replace(settings, strategy=SLEEP), openshift), dry_run=True)
@@ -465,7 +468,7 @@ def pods_of(cluster: Cluster, daemonset: Mapping[str, Any]) -> list[dict[str, An
 
 def _pods(cluster: Cluster, daemonset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     uid, labels = _uid(daemonset), label_selector(daemonset)
-    for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=_PAGE):
+    for pods, _version in cluster.pages("Pod", daemonset["metadata"]["namespace"], labels=labels, limit=PAGE):
         yield from (pod for pod in pods if any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences") or ()))
 
 
@@ -638,9 +641,7 @@ def _labelled(cluster: Cluster, image_set: ImageSet, label: str) -> list[dict[st
 def _nodes(cluster: Cluster, share: Shared) -> list[dict[str, Any]] | None:
     slim = node_slimmer(share, sizes=True)
     try:
-        return [
-            kept for nodes, _version in cluster.pages("Node", limit=_PAGE) for node in nodes if (kept := slim(node))
-        ]
+        return [slim(node) for nodes, _version in cluster.pages("Node", limit=PAGE) for node in nodes]
     except ApiError as error:
         if error.forbidden:
             return None

@@ -267,7 +267,7 @@ def _refused(resource: Mapping[str, Any]) -> tuple[str, str] | None:
     """Reason and message where the operator refuses the resource as it is."""
     for condition in (resource.get("status") or {}).get("conditions") or ():
         about = condition.get("observedGeneration") == metadata(resource).get("generation")
-        refused = condition["status"] == "True" and condition["reason"] in (*_FINAL, "MissingRight")
+        refused = condition["status"] == "True" and condition["reason"] in (*_FINAL, "MissingRight", "ReconcileError")
         if condition["type"] == "Degraded" and about and refused:
             return condition["reason"], condition["message"]
     return None

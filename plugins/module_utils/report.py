@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.capacity import cost_per_node
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import redact
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES, VERDICTS
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import (
     CLASS,
@@ -33,19 +34,6 @@ NAME = "kubecache.image_puller"
 FORMAT = 1  # Of the document; a former one of another format is not compared.
 DATA_ID = "report-data"
 _NAMED = 5  # Nodes that a change names before it counts the rest.
-# A registry's storage signs the addresses that it redirects to, and kubelets quote them in full.
-_SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s\"']+@"), r"\1...@"),
-    (re.compile(r"(\bhttps?://[^\s\"'?]+\?)[^\s\"']+"), r"\1..."),
-    (re.compile(r"\b(Bearer|Basic) [A-Za-z0-9+/=._~-]{16,}", re.IGNORECASE), r"\1 ..."),
-)
-
-
-def redact(text: str) -> str:
-    """The text without user, password and query of the addresses in it, and without the value of a bearer token."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def _redacted(value: Any) -> Any:

@@ -229,6 +229,7 @@ def _plain(value: object) -> Any:
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
+# What is refused is given back as it was written: nobody uses it, since such a problem spoils the whole set.
 
 
 def _namespace(read: _Reader) -> str:
@@ -270,7 +271,7 @@ def _interval(read: _Reader) -> str:
         hours = Decimal("nan")
     if not hours.is_finite() or not Decimal("0.0001") <= hours <= Decimal("87600"):
         read.refuse("it is no number of hours above 0", "write a number such as 1 or 0.5 (0.0001 to 87600)")
-        return "1"
+        return text
     return f"{hours.normalize():f}"
 
 
@@ -301,7 +302,7 @@ def _max_unavailable(read: _Reader) -> str:
     number = int(match.group(1)) if match else 0
     if not match or number < 1 or (match.group(2) and number > 100):
         read.refuse("it is neither a number of nodes nor a percentage of them", "write 1 or more, or 1% to 100%")
-        return "10%"
+        return text
     return f"{number}{match.group(2)}"
 
 
@@ -309,7 +310,7 @@ def _seconds(read: _Reader) -> str:
     text = str(read.raw).strip()
     if not re.fullmatch(r"[0-9]{1,6}", text):
         read.refuse("it is no number of seconds", "write a whole number such as 60 or 600 (0 to 999999)")
-        return "600"
+        return text
     return str(int(text))
 
 
@@ -319,7 +320,6 @@ def _strategy(read: _Reader) -> str:
         close = difflib.get_close_matches(text.lower().replace("-", "_"), STRATEGIES, n=1)
         remedy = f"write {close[0]}" if close else f"write one of {', '.join(STRATEGIES)}"
         read.refuse("it is no strategy", remedy)
-        return SLEEP
     return text
 
 
@@ -329,7 +329,6 @@ def _refresh(read: _Reader) -> str:
         close = difflib.get_close_matches(text.lower(), REFRESHES, n=1)
         remedy = f"write {close[0]}" if close else f"write one of {', '.join(REFRESHES)}"
         read.refuse("it is no way to refresh tags", remedy)
-        return REFRESH_DIGEST
     return text
 
 

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Pods and nodes without what nobody here reads, their equal parts shared: 5,000 nodes have to fit in memory.
 
-What is kept is what ``health.assess``, ``roll.next_step`` and ``reconcile.decide`` look at; a test judges objects with
-and without this.
+What is kept is what ``health.assess``, ``roll.next_step``, ``reconcile.decide`` and, where there has to be room,
+``preflight.plan`` look at; tests judge objects with and without this.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Object = dict[str, Any]
+PAGE = 250  # Objects at a time where each is kept in a small part: 20 containers make a pod of 17 kB.
 
 _POD_METADATA = (
     "name",
@@ -33,6 +34,8 @@ _OURS = "kubecache.io/"
 _OWNER = ("kind", "name", "uid", "controller")
 _CONTAINER_STATUS = ("name", "image", "imageID", "ready")
 _NODE_INFO = ("kubeletVersion", "containerRuntimeVersion")
+_PLATFORM = ("operatingSystem", "architecture")
+_ROOM = ("cpu", "memory", "pods", "ephemeral-storage")
 _MOUNT = ("name", "volumeStatus")
 _CONDITION = ("type", "status", "reason", "message")
 _TAINT = ("key", "value", "effect")
@@ -102,9 +105,10 @@ def pod_slimmer(share: Shared, *, starts: bool = False) -> Callable[[Mapping[str
     return slim
 
 
-def node_slimmer(share: Shared, *, sizes: bool = False) -> Callable[[Mapping[str, Any]], Object | None]:
-    """How nodes are kept; ``sizes``: with those of the images that they list."""
+def node_slimmer(share: Shared, *, sizes: bool = False, room: bool = False) -> Callable[[Mapping[str, Any]], Object]:
+    """How nodes are kept; ``sizes``: with those of the images that they list; ``room``: with platform and resources."""
     listed = ("names", "sizeBytes") if sizes else ("names",)
+    info = _NODE_INFO + (_PLATFORM if room else ())
 
     def slim(node: Mapping[str, Any]) -> Object:
         spec, status = node.get("spec") or {}, node.get("status") or {}
@@ -116,16 +120,19 @@ def node_slimmer(share: Shared, *, sizes: bool = False) -> Callable[[Mapping[str
             "taints": [_some(t, _TAINT) for t in spec.get("taints") or ()],
         }
         images = [share(_some(image, listed)) for image in status.get("images") or ()]
-        return {
+        made: Object = {
             "kind": "Node",
             "metadata": metadata,
             "spec": share({key: value for key, value in kept.items() if value}),
             "status": {
-                "nodeInfo": share(_some(status.get("nodeInfo") or {}, _NODE_INFO)),
+                "nodeInfo": share(_some(status.get("nodeInfo") or {}, info)),
                 "conditions": share(ready),
                 "images": images,
             },
         }
+        if room:
+            made["status"]["allocatable"] = _interned(_some(status.get("allocatable") or {}, _ROOM))
+        return made
 
     return slim
 

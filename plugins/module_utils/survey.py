@@ -43,6 +43,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.registry im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Problem, Settings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import PAGE, Shared, node_slimmer
 
 PODS_SECONDS = 20.0  # For reading what all pods ask for; on a very large cluster it takes too long to be worth it.
 # For asking kubelets for their free space: all of them, each, and how many at a time.
@@ -150,11 +151,11 @@ def look(
     made = [(one, d["spec"]["template"]["spec"]) for one in sets for d in build_daemonsets(one, openshift=openshift)]
     specs = [spec for _one, spec in made]
     namespace = reader.namespace_object()
-    nodes = reader.listed("Node", None)
+    nodes = reader.nodes()
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
     daemonsets = {settings.daemonset_name for settings in sets}
     taken, own = reader.pods(daemonsets, {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Deployment"})
-    quotas = reader.listed("ResourceQuota", reader.namespace) or []
+    quotas = reader.listed("ResourceQuota") or []
     wanted_objects = [("DaemonSet", name) for name in daemonsets]
     wanted_objects += [(obj["kind"], obj["metadata"]["name"]) for obj in objects]
     secrets, registries = _registries(reader, sets, access, namespace)
@@ -167,7 +168,7 @@ def look(
         own_pods=own,
         quotas=quotas,
         objects=reader.objects(quotas, wanted_objects),
-        limit_ranges=reader.listed("LimitRange", reader.namespace) or (),
+        limit_ranges=reader.listed("LimitRange") or (),
         pull_secrets=secrets,
         disk=reader.disk(chosen or ()),
         answers=registries.facts_of_all(wanted, platforms),
@@ -195,7 +196,7 @@ def ask_registries(
     reader = _Reader(cluster, sets[0].namespace)
     platforms: Collection[str] = ()
     if sizes:
-        platforms = {platform_of(node) for node in reader.listed("Node", None) or ()} or _ASKED
+        platforms = {platform_of(node) for node in reader.nodes() or ()} or _ASKED
     return _registries(reader, sets, access, {})[1].facts_of_all(images, platforms)
 
 
@@ -234,7 +235,7 @@ def ask_sizes(
     """How large images are by what their registries say; ``options`` and logins as of :func:`ask_registries`."""
     access = read_access(options)
     reader = _Reader(cluster, sets[0].namespace)
-    nodes = (reader.listed("Node", None) or ()) if read_nodes else ()
+    nodes = (reader.nodes() or ()) if read_nodes else ()
     platforms = {node["metadata"]["name"]: platform_of(node) for node in nodes}
     registries = _registries(reader, sets, access, {})[1]
     return Sizes(registries.facts_of_all(images, set(platforms.values()) or _ASKED), platforms)
@@ -288,10 +289,18 @@ class _Reader:
             return None
         return found or {}
 
-    def listed(self, kind: str, namespace: str | None) -> list[dict[str, Any]] | None:
-        """All objects of a kind."""
-        what = {"Node": "on how many nodes, and whether there is room,"}.get(kind, f"what a {kind} allows")
-        return self._try(lambda: self.cluster.list(kind, namespace)[0], what)
+    def nodes(self) -> list[dict[str, Any]] | None:
+        """All nodes, with what the plan looks at."""
+        slim = node_slimmer(Shared(), room=True)
+
+        def read() -> list[dict[str, Any]]:
+            return [slim(node) for nodes, _version in self.cluster.pages("Node", limit=PAGE) for node in nodes]
+
+        return self._try(read, "on how many nodes, and whether there is room,")
+
+    def listed(self, kind: str) -> list[dict[str, Any]] | None:
+        """All objects of a kind in the namespace."""
+        return self._try(lambda: self.cluster.list(kind, self.namespace)[0], f"what a {kind} allows")
 
     def objects(
         self, quotas: Iterable[Mapping[str, Any]], wanted: Iterable[tuple[str, str]]

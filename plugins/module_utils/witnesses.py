@@ -27,6 +27,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.failures im
     NOT_ITS_TURN,
     PULL_REASONS,
     classify,
+    redact,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import IMAGE_VOLUME, CachedImage
@@ -104,8 +105,12 @@ def rows_of(
         reason, message = status["reason"], status.get("message")
         return [Row(node, i.name, i.image, "released", reason=reason, message=message) for i in images]
     witness = _Pod(node, pod, status, is_current(daemonset, pod), events)
-    rows = _listed(images, [witness.row(image) for image in images], document)
+    rows = _listed(images, [_redacted(witness.row(image)) for image in images], document)
     return witness.in_turn(rows) if any(row.reason == UNTOLD for row in rows) else rows
+
+
+def _redacted(row: Row) -> Row:
+    return row._replace(message=redact(row.message)) if row.message else row
 
 
 def _without(image: CachedImage, node: str, reason: str, message: str) -> Row:

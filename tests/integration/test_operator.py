@@ -290,6 +290,23 @@ def test_a_missing_right_is_named(puller: Puller) -> None:
     puller.wait()
 
 
+def test_what_a_quota_refuses_is_in_the_status_in_the_api_servers_words(cluster: Cluster, puller: Puller) -> None:
+    hard = {"count/deployments.apps": "1"}  # The operator's own.
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": hard}}
+    puller.apply(quota)
+    eventually(lambda: ((puller.get("resourcequota", "few") or {}).get("status") or {}).get("used"))
+    daemonset = puller.daemonset()["metadata"]["uid"]
+    cluster.kubectl("delete", "deployment", DEPLOYMENT, "-n", puller.namespace)
+    message = puller.becomes("Degraded", "True", "ReconcileError")
+    assert f"could not patch Deployment {puller.namespace}/{DEPLOYMENT}: Forbidden: " in message
+    assert "exceeded quota: few, requested: count/deployments.apps=1" in message
+    assert puller.condition()[:2] == ("False", "ReconcileError")
+    cluster.kubectl("delete", "resourcequota", "few", "-n", puller.namespace)
+    puller.wait()
+    assert puller.condition("Degraded")[0] == "False"
+    assert puller.daemonset()["metadata"]["uid"] == daemonset
+
+
 def test_names_that_change_leave_nothing_behind(puller: Puller) -> None:
     before = puller.daemonset()["metadata"]["uid"]
     puller.patch(KIND, "puller", {"spec": {"configMapName": "other-settings"}})

@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import kubernetes
 import pytest
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils import cluster as module
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import (
     ApiError,
     Cluster,
     as_api_error,
     grant,
 )
+from tests.unit.registry_server import Handler, Server, answer, serving
 
 FORBIDDEN = (
     'configmaps "k8s-image-puller" is forbidden: User "jane" cannot patch resource "configmaps" in API group "" '
@@ -200,3 +204,89 @@ def test_a_dry_run_in_a_namespace_that_would_be_made_first_says_created() -> Non
 def test_the_namespace_decides_between_role_and_cluster_role() -> None:
     assert grant("Namespace", "patch", "puller").startswith("Grant with a ClusterRole: ")
     assert grant("Pod", "list", None).startswith("Grant with a ClusterRole: ")
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Cluster, Server]]:
+    """A client as the controller has it, and the server that it asks."""
+    with serving() as server:
+        client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=f"http://{server.host}"))
+        yield Cluster(kubernetes.dynamic.DynamicClient(client, discoverer=lambda *_: None)), server
+
+
+def cut(handler: Handler) -> bool:
+    handler.close_connection = True
+    return answer(handler, 200, b'{"metadata": {"res', **{"Content-Length": "1000"})
+
+
+def hang(handler: Handler) -> bool:
+    cut(handler)
+    handler.wfile.flush()
+    time.sleep(0.5)
+    return True
+
+
+def page(handler: Handler) -> bool:
+    return answer(handler, 200, b"<html>Log in to the proxy</html>", Content_Type="text/html")
+
+
+def text(handler: Handler) -> bool:
+    return answer(handler, 200, b'"ok"')
+
+
+def binary(handler: Handler) -> bool:
+    return answer(handler, 200, b"\xff\xfe\x00")
+
+
+READS: list[tuple[Callable[[Cluster], Any], str, str]] = [
+    (lambda cluster: cluster.get("Node", "node-1"), "could not get Node node-1: ", "get"),
+    (lambda cluster: cluster.list("Pod", "puller"), "could not list Pods in puller: ", "list"),
+    (lambda cluster: cluster.create(CONFIG_MAP), "could not create ConfigMaps in puller: ", "create"),
+    (lambda cluster: cluster.raw("/version"), "could not read /version: ", "get"),
+    (lambda cluster: list(cluster.watch("Pod", "puller", "1")), "could not watch Pods in puller: ", "watch"),
+]
+
+
+@pytest.mark.parametrize(
+    ("behave", "why"),
+    [
+        (cut, "the API server does not answer"),
+        (hang, "the API server does not answer"),
+        (page, "the answer is no JSON object"),
+        (text, "the answer is no JSON object"),
+        (binary, "the answer is no JSON object"),
+    ],
+)
+@pytest.mark.parametrize("asked", READS)
+def test_a_body_that_is_cut_hangs_or_is_no_api_servers_is_an_error_of_the_request(
+    served: tuple[Cluster, Server],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: tuple[Callable[[Cluster], Any], str, str],
+    behave: Callable[[Handler], bool],
+    why: str,
+) -> None:
+    cluster, server = served
+    read, target, verb = asked
+    monkeypatch.setattr(module, "TIMEOUT", (5, 0.2))
+    server.behave = behave
+    with pytest.raises(ApiError) as failed:
+        read(cluster)
+    assert str(failed.value).startswith(target + why)
+    assert (failed.value.verb, failed.value.status, failed.value.transient) == (verb, 0, True)
+
+
+def test_what_a_watch_told_before_it_was_cut_counts(served: tuple[Cluster, Server]) -> None:
+    cluster, server = served
+    event = json.dumps({"type": "ADDED", "object": CONFIG_MAP}).encode()
+
+    def cut_off(handler: Handler) -> bool:
+        handler.close_connection = True
+        return answer(handler, 200, event + b"\n" + event[:20])
+
+    server.behave = cut_off
+    told = cluster.watch("ConfigMap", "puller", "1")
+    assert next(told) == ("ADDED", CONFIG_MAP)
+    with pytest.raises(ApiError, match="could not watch ConfigMaps in puller"):
+        next(told)
+    server.behave = lambda handler: answer(handler, 200, event + b"\n")
+    assert [type_ for type_, _object in cluster.watch("ConfigMap", "puller", "1")] == ["ADDED"]

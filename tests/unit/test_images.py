@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +142,14 @@ def test_every_documented_form_of_the_text_means_the_same_list(form: str) -> Non
     assert not reading.problems
     assert reading.settings
     assert format_images(reading.settings.images) == DOCUMENTED["one line"]
+
+
+@pytest.mark.parametrize("entry", ["java11{}r.io/java11:2.1", "java11{}={}r.io/java11:2.1", "{}", "{}={}", "a{}b{}c"])
+@pytest.mark.parametrize("blank", [" ", "\t\r\n", "\\\n", ";"])
+def test_a_megabyte_of_blanks_is_read_at_once(entry: str, blank: str) -> None:
+    began = time.monotonic()
+    from_config_map({"IMAGES": entry.replace("{}", blank * (10**6 // len(blank)))})
+    assert time.monotonic() - began < 10
 
 
 @given(objects.image_lists)

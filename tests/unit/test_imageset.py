@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, desired_daemonset
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    ask_admission,
+    desired_daemonset,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import Admission
 
+from .controller.scripted import HttpError, Server
 from .objects import settings
 
 DEPLOYMENT: dict[str, Any] = {
@@ -40,3 +47,26 @@ def test_the_roll_is_that_of_the_controller_where_one_runs_and_may() -> None:
 def test_a_controller_that_is_about_to_end_leaves_the_strategy_as_it_is(live: str) -> None:
     assert strategy(None, live, in_cluster=True) == live
     assert strategy(None, live) == "RollingUpdate", "who comes after it decides"
+
+
+def admission(*gone: str, refused: bool = False) -> Admission:
+    """What an API server says that does not know these fields of a pod's spec, or refuses image volumes."""
+
+    def answer(_method: str, _path: str, pod: Any) -> dict[str, Any]:
+        spec = {key: value for key, value in pod["spec"].items() if key not in gone}
+        if refused and any("image" in volume for volume in spec["volumes"]):
+            raise HttpError(422, "volumes may not be images")
+        if "image" in gone:
+            spec["volumes"] = [v if "image" not in v else {"name": v["name"], "emptyDir": {}} for v in spec["volumes"]]
+        return {**pod, "spec": spec}
+
+    return ask_admission(Cluster(Server(answer)), settings(), openshift=False)
+
+
+def test_image_volumes_need_an_api_server_that_keeps_them() -> None:
+    assert admission() == Admission(True, "", pod_resources=True)
+    assert admission("resources") == Admission(True, "", pod_resources=False)
+    assert admission("resources", "image") == Admission(False, "the API server has no image volumes")
+    told = admission(refused=True)
+    assert told.allowed is False
+    assert "volumes may not be images" in told.message

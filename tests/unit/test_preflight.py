@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +26,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, Layer, RegistryError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE, InvalidSettings
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, node_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.survey import refusal, warnings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.table import plan_table
 
@@ -63,8 +65,12 @@ def survey(*nodes: dict[str, Any], **more: Any) -> Survey:
 
 
 def made(found: Survey | None = None, **options: Any) -> dict[str, Any]:
-    """The plan of these options."""
-    planned = plan([objects.settings(**options)], found or survey())
+    """The plan of these options, which is the same whether nodes are whole or as they are kept."""
+    settings, found = [objects.settings(**options)], found or survey()
+    planned = plan(settings, found)
+    slim = node_slimmer(Shared(), room=True)
+    kept = replace(found, nodes=None if found.nodes is None else [slim(node) for node in found.nodes])
+    assert plan(settings, kept) == planned
     assert json.loads(json.dumps(planned)) == planned, "the plan is not plain data"
     for width in (60, 80, 120):
         assert max(map(len, plan_table(planned, width))) <= width

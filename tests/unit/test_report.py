@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import redact
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import STATES
 from ansible_collections.kubecache.image_puller.plugins.module_utils.matrix import (
     LEFT_OUT,
@@ -27,7 +28,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.page import
 from ansible_collections.kubecache.image_puller.plugins.module_utils.report import (
     document,
     read,
-    redact,
     to_json,
     to_prometheus,
 )

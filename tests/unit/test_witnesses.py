@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.events import BURST, read_events
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Row, assess
+from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import pull_failure
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Row, assess, publish
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, pod_slimmer
 from controller.slim import ToldEvents
@@ -255,3 +256,41 @@ def test_of_events_that_were_combined_the_last_is_told() -> None:
             1,
         )
         assert next_one.state == "pulling"
+
+
+SIGNED = (
+    f'failed to pull and unpack image "{IMAGES[0].image}": failed to copy: httpReadSeeker: failed open: failed to do '
+    'request: Get "https://user:secret@blobs.example.com/a/401?X-Amz-Credential=secret&X-Amz-Signature=secret": EOF'
+)
+
+
+@pytest.mark.parametrize(
+    ("class_", "message"),
+    [
+        ("network", SIGNED),
+        ("network", SIGNED + " Authorization: Bearer secret-secret-secret"),
+        ("not_found", SIGNED.replace("EOF", "not found")),
+    ],
+)
+@pytest.mark.parametrize("witness", ["status", "event", "helper", "pod", "refusal"])
+def test_what_signs_an_address_is_told_nowhere(witness: str, class_: str, message: str) -> None:
+    """By no witness, and it changes no class. What is published goes into annotation, status, Events and logs."""
+    statuses = [waiting(image.name, "PodInitializing") for image in IMAGES]
+    init = {"initContainerStatuses": [waiting("sleep", "ErrImagePull", message)]} if witness == "helper" else {}
+    events = []
+    if witness == "status":
+        statuses[0] = waiting(IMAGES[0].name, "ErrImagePull", message)
+    elif witness == "event":
+        events = [_told(f'Failed to pull image "{IMAGES[0].image}": {message}', "Failed", IMAGES[0], 1)]
+    elif witness == "pod":
+        events = [_told(message, "FailedCreatePodSandBox", IMAGES[0], 1)]
+    elif witness == "refusal":
+        events = [event(message, "daemonset", reason="FailedCreate")]
+    pods = [pod(daemonset=DAEMONSET, statuses=statuses, status=init)] if witness != "refusal" else []
+    report = assess(IMAGES, DAEMONSET, pods, [node()], events)
+    if witness not in ("pod", "refusal"):
+        assert (report.rows[0].state, report.rows[0].class_) == ("failed", class_)
+    told = f"{publish(report)} {report.rows} {report.reasons} {report.as_dict()}"
+    told += str(pull_failure(waiting("image-puller", "ErrImagePull", message)))
+    assert "blobs.example.com" in told
+    assert "secret" not in told

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.installatio
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
 from controller import operator as module
 from controller.operator import Operator, watched
+from tests.unit.controller.scripted import Hands, HttpError, Server
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,126 @@ def test_the_controller_may_read_the_pull_secrets_of_groups_too() -> None:
     resource = {"metadata": {"name": "puller", "namespace": "cache"}}
     assert operator._secrets(resource, puller) == ("gpu", "team")
     assert cluster.asked == [("ConfigMap", "cache", "kubecache.io/image-set")]
+
+
+QUOTA = (
+    'deployments.apps "kubernetes-image-puller" is forbidden: exceeded quota: few, requested: count/deployments.apps=1'
+)
+
+
+class Served:
+    """An operator with one resource, and an API server that has nothing else."""
+
+    def __init__(self) -> None:
+        self.clock = Hands()
+        self.refuses: dict[str, Exception] = {}
+        self.status: dict[str, Any] = {}
+        data = {"name": "puller", "namespace": "cache", "uid": "u", "generation": 1, "resourceVersion": "1"}
+        self.resource = {"kind": "KubernetesImagePuller", "metadata": data, "spec": {"images": "a=r.io/a:1"}}
+        self.operator = Operator(
+            Cluster(Server(self._answer)), (None,), own_namespace="operators", identity="one", clock=self.clock
+        )
+        self.operator._resources[0]._objects = {"cache/puller": self.resource}
+        self.state = module._Served()
+
+    def _answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        for part, error in self.refuses.items():
+            if method == "PATCH" and part in path:
+                raise error
+        if method == "PATCH" and path.endswith("/status"):
+            self.status = body["status"]
+            self.resource = {**self.resource, **body}
+            return self.resource
+        if method == "PATCH":
+            return cast(dict[str, Any], json.loads(body))
+        if path.endswith("/configmaps"):
+            return {"items": [], "metadata": {}}
+        raise HttpError(404)
+
+    def passes(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.state.keep_at = 0.0
+            self.operator._serve("cache", self.state)
+            self.clock.time += 100
+
+    def condition(self, type_: str) -> tuple[str, str, str]:
+        found = {c["type"]: (c["status"], c["reason"], c["message"]) for c in self.status.get("conditions", ())}
+        return found.get(type_, ("", "", ""))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (HttpError(403, QUOTA), QUOTA),
+        (HttpError(500, "failed calling webhook"), "failed calling webhook"),
+        (HttpError(409, "the object has been modified"), "the object has been modified"),
+        (RuntimeError("DaemonSet cache/x would go along"), "DaemonSet cache/x would go along"),
+        (KeyError("x"), "unexpected error"),
+    ],
+)
+def test_an_error_that_lasts_is_in_the_status_until_it_is_over(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served()
+    if isinstance(error, HttpError):
+        served.refuses = {"/deployments/": error}
+    else:
+
+        def fail(*_: Any) -> float:
+            raise error
+
+        monkeypatch.setattr(served.operator, "_look_at_controller", fail)
+    served.passes(2)
+    assert served.status == {}, "it may pass"
+    served.passes()
+    status, reason, message = served.condition("Degraded")
+    assert (status, reason) == ("True", "ReconcileError")
+    assert words in message
+    assert served.condition("Ready")[:2] == ("False", "ReconcileError")
+    served.refuses = {}
+    monkeypatch.undo()
+    served.passes()
+    assert served.condition("Ready")[:2] == ("False", "Reconciling")
+    assert served.condition("Degraded")[0] == "False"
+    assert served.state.failures == 0
+
+
+def test_a_verdict_that_is_told_meanwhile_makes_nothing_of_the_error() -> None:
+    served = Served()
+    served.refuses = {"/deployments/": HttpError(403, QUOTA)}
+    for _ in range(3):
+        served.passes()
+        served.state.keep_at = float("inf")
+        served.operator._serve("cache", served.state)
+    assert served.condition("Degraded")[:2] == ("True", "ReconcileError")
+
+
+def test_a_status_that_can_not_be_written_keeps_nothing_from_being_done() -> None:
+    served = Served()
+    served.refuses = {"/status": HttpError(403, "denied"), "/deployments/": HttpError(403, QUOTA)}
+    served.passes(4)
+    assert served.state.failures == 4
+    served.refuses = {}
+    served.passes()
+    assert served.state.failures == 0
+
+
+def test_an_error_is_said_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    served = Served()
+
+    def said() -> int:
+        return sum("(tried again with growing pauses)" in record.message for record in caplog.records)
+
+    for times in (1, 2):
+        served.refuses = {"/deployments/": HttpError(403, QUOTA)}
+        served.passes(3)
+        assert said() == times
+        served.refuses = {}
+        served.passes()
+    served.refuses = {"/deployments/": HttpError(403, QUOTA)}
+    served.passes()
+    served.operator._resources[0]._objects = {}
+    served.passes()
+    served.operator._resources[0]._objects = {"cache/puller": served.resource}
+    served.passes()
+    assert said() == 4, "the resource that had it is gone, and this is another one"

@@ -135,12 +135,13 @@ def test_a_loop_that_hangs_is_told_whichever_it_is(
         thread.join(30)
 
 
-def test_the_operators_loop_is_watched_too(clock: Hands, ask: Ask) -> None:
+def test_the_operators_loops_are_watched_too(clock: Hands, ask: Ask) -> None:
     operator = Operator(Cluster(Server(nothing)), [None], own_namespace="a", identity="x", clock=clock)
     assert ask(operator, "/readyz")[0] == 503
     assert ask(operator, "/healthz") == (200, "ok\n")
     clock.time += 121
-    assert ask(operator, "/healthz") == (503, "the loop has not moved for 121 s\n")
+    said = ("the loop", "the thread of the Lease")
+    assert ask(operator, "/healthz") == (503, "; ".join(f"{which} has not moved for 121 s" for which in said) + "\n")
 
 
 def test_the_metrics_are_there_and_nothing_else(controller: Controller, ask: Ask) -> None:

@@ -57,6 +57,14 @@ def test_a_right_that_is_gone_is_asked_for_anew() -> None:
     assert not stage.world.may_delete_pods("a")
 
 
+def test_a_missing_right_is_said_again_where_it_was_there_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+    stage, error = Stage(), ApiError(FORBIDDEN, 403, "Forbidden", verb="create")
+    for passed, said in ((0, 1), (750, 1), (750, 1), (1801, 2), (1, 2)):
+        stage.clock.time += passed
+        stage.world.failed(error)
+        assert [record.message for record in caplog.records] == [FORBIDDEN] * said
+
+
 def test_who_may_not_ask_finds_out() -> None:
     stage = Stage()
 
