@@ -45,10 +45,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import told_why, unable
 from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import (
+    LISTED,
     NO_POD,
+    NOT_COMPARED,
     OLD_REVISION,
     UNTOLD,
     Row,
+    listed_digests,
     names_of,
     rows_of,
 )
@@ -81,6 +84,7 @@ GOING, NOT_READY = "the node is going away", "the node is not ready"
 CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has just joined"
 TERMINATING = "the pod is terminating"
 
+_NOT_COMPARED = "could not be compared with the lock: nobody tells which image the node has under this name"
 NO_IMAGE_VOLUMES = "NoImageVolumes"
 _TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group of its own, or let strategy be sleep"
 # Above so many nodes only what needs attention is returned one by one, unless more is asked for.
@@ -356,7 +360,11 @@ def assess(
         for name in names
         for row in rows_of(references, name, by_node.get(name), documents.get(name), daemonset, told)
     ]
-    rows = _not_applicable([_compared(row, (locked or {}).get(row.image)) for row in made], excused)
+    if locked:
+        made = [
+            _compared(row, locked.get(row.image), by_node.get(row.node), documents.get(row.node), now) for row in made
+        ]
+    rows = _not_applicable(made, excused)
     rows = _named_unable(rows, daemonset, documents.values())
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
@@ -455,15 +463,38 @@ def read_time(text: str | None) -> datetime | None:
     return read if read is None or read.tzinfo else read.replace(tzinfo=timezone.utc)
 
 
-def _compared(row: Row, digests: Sequence[str] | None) -> Row:
+def _compared(
+    row: Row,
+    digests: Sequence[str] | None,
+    pod: Mapping[str, Any] | None,
+    node: Mapping[str, Any] | None,
+    now: datetime,
+) -> Row:
     """An image is there only if it is the locked one; where nobody has told which it is, that is waited for."""
-    if not digests or row.state != "cached" or row.digest in digests:
+    if not digests or row.state != "cached":
         return row
-    if row.digest is None:
-        message = "the node has not told yet which image it has under this name, and the lock asks for one"
-        return row._replace(state="waiting", held=False, reason=UNTOLD, message=message)
-    message = f"the node has {row.digest}, and the lock {digests[0]}"
-    return row._replace(state="failed", class_=OTHER_DIGEST, held=False, reason="OtherDigest", message=message)
+    told = [row.digest] if row.digest else listed_digests(row.image, node)
+    if found := next((digest for digest in told if digest in digests), None):
+        return row._replace(digest=found)
+    if told:
+        message = f"the node has {' and '.join(told)}, and the lock {digests[0]}"
+        return row._replace(state="failed", class_=OTHER_DIGEST, held=False, reason="OtherDigest", message=message)
+    if row.settled and _stays_untold(row, pod or {}, node, now):
+        return row._replace(reason=row.reason or NOT_COMPARED, message=row.message or _NOT_COMPARED)
+    message = "the node has not told yet which image it has under this name, and the lock asks for one"
+    return row._replace(state="waiting", held=False, reason=UNTOLD, message=message)
+
+
+def _stays_untold(row: Row, pod: Mapping[str, Any], node: Mapping[str, Any] | None, now: datetime) -> bool:
+    """Whether nobody will tell the image's digest: its container's status came without, and so did the node's list.
+
+    Kubelets list their largest images only (50), and of an image volume most of them tell it nowhere else.
+    """
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    if node is None and any(c.get("name") == row.name and "running" in (c.get("state") or {}) for c in statuses):
+        return True
+    since = read_time(row.since or (pod.get("metadata") or {}).get("creationTimestamp"))
+    return since is not None and (now - since).total_seconds() > LISTED
 
 
 def _not_applicable(rows: Sequence[Row], excused: Mapping[str, str]) -> tuple[Row, ...]:
@@ -577,7 +608,9 @@ def _healthy_but(rows: Iterable[Row]) -> tuple[str, ...]:
     released = [row for row in rows if row.state == "released"]
     if released:
         notes.append(f"the cache was given back on {_nodes_of(released)} under pressure")
-    idle = [row for row in rows if row.state == "cached" and row.reason]
+    if unknown := [row for row in rows if row.reason == NOT_COMPARED]:
+        notes.append(f"{_are(unknown)} cached on {_nodes_of(unknown)} and {_NOT_COMPARED}")
+    idle = [row for row in rows if row.state == "cached" and row.reason and row.reason != NOT_COMPARED]
     if idle:
         why = ", ".join(sorted({str(row.reason) for row in idle})[:3])
         notes.append(f"{_are(idle)} cached although the container does not run on {_nodes_of(idle)} ({why})")

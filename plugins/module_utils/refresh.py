@@ -56,10 +56,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     CachedImage,
     Settings,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import LISTED
 
 _WORSE = 10  # A refresh is given up where it failed on one in so many of the nodes that have it.
 _BELIEVED = timedelta(days=1)  # How long another digest than the registry's is taken for the same.
-_LISTED = 90.0  # Seconds after which a node's list of images is no older than its pods: a kubelet makes it in 40.
 _MOST_OTHERS = 8  # Digests that nodes report for one of the registry: there are not more platforms than that.
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _COMPONENT = "app.kubernetes.io/component"
@@ -444,7 +444,7 @@ class _Round:
     def _is_behind(self, row: Row) -> bool:
         """Whether the node's list may be older than the container."""
         since = read_time(row.since) if self.scene.listed else None
-        return since is not None and (self.now - since).total_seconds() < _LISTED
+        return since is not None and (self.now - since).total_seconds() < LISTED
 
     def _is_older(self, node: str) -> bool:
         """Whether the node's pod was there before the short-lived one, and so holds what the tag stood for then."""
