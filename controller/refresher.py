@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import strategy_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
@@ -20,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh imp
     Settled,
     Wanted,
     build_refresher,
+    is_list_behind,
     look_at_digests,
     moving_images,
     next_refresh,
@@ -40,6 +42,8 @@ from controller.world import World
 
 log = logging.getLogger("image-puller")
 
+_NAMED = 3  # Images in one line of the log.
+
 
 class Refresher:
     """Brings what the tags of one set stand for to its nodes."""
@@ -50,6 +54,7 @@ class Refresher:
         self._asker = asker
         self._restart_due = float("inf")
         self._done: Refresh | None = None
+        self._unnoticed: tuple[str, ...] = ()
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -71,7 +76,7 @@ class Refresher:
         refresher = self._live(settings)
         restart = self._restarts(settings)
         digests = self._asker.digests if settings.refresh == REFRESH_DIGEST else {}
-        self._warn(settings, blind=nodes is None and strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME)
+        self._warn(settings, live, report)
         if refresher is None and not restart and not _has_moved(report, digests):
             return Refresh()
         now = world.clock.now()
@@ -80,14 +85,13 @@ class Refresher:
         wanted = Wanted(digests, self._asker.asked, Settled.read(config_map, now), restart, blocked)
         return next_refresh(scene, settings, wanted, now, openshift=world.openshift())
 
-    def _warn(self, settings: Settings, *, blind: bool) -> None:
-        what = (
-            "only the lists of nodes tell which digest an image volume holds, and they may not be read: moved tags "
-            "are not noticed. Remedy: let the controller read nodes, or let refresh be "
-            f"{REFRESH_RESTART} or {REFRESH_NEVER}"
-        )
-        says = blind and settings.refresh == REFRESH_DIGEST
-        self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what if says else "")
+    def _warn(self, settings: Settings, live: Object, report: Report) -> None:
+        """Say of which images a moved tag is not noticed: once while it is the same ones, on however many nodes."""
+        compared = settings.refresh == REFRESH_DIGEST
+        names, what = unnoticed(settings, live, report, self._world.clock.now()) if compared else ((), "")
+        if names != self._unnoticed:
+            self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what)
+            self._unnoticed = names
 
     def _live(self, settings: Settings) -> Object | None:
         name = refresher_name(settings.daemonset_name)
@@ -171,6 +175,30 @@ def question_of(settings: Settings, report: Report | None) -> dict[str, Question
 
 def _has_moved(report: Report, digests: Mapping[str, str]) -> bool:
     return any(row.held and row.digest and digests.get(row.image, row.digest) != row.digest for row in report.rows)
+
+
+def unnoticed(settings: Settings, live: Object, report: Report, now: datetime) -> tuple[tuple[str, ...], str]:
+    """The images whose tags may move without being noticed, since nobody tells what nodes have; and a sentence."""
+    tags = tuple(image.name for image in moving_images(settings))
+    remedy = f"or let refresh be {REFRESH_RESTART} or {REFRESH_NEVER}"
+    if report.inferred and strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME:
+        return tags, (
+            "only the lists of nodes tell which digest an image volume holds, and they may not be read: moved tags "
+            f"are not noticed. Remedy: let the controller read nodes, {remedy}"
+        )
+    rows = [row for row in report.counted if row.held and not row.digest and row.name in tags]
+    places = {row.node for row in rows}
+    places -= {row.node for row in report.counted if row.node in places and is_list_behind(row, now)}
+    found = {row.name for row in rows if row.node in places}
+    names = tuple(name for name in tags if name in found)
+    if not names:
+        return (), ""
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    digests = "the digest of {} is" if len(names) == 1 else "the digests of {} are"
+    return names, (
+        f"{digests.format(shown)} not told on {len(places)} node{'' if len(places) == 1 else 's'}, so that a moved tag "
+        f"is not noticed there. Remedy: let those kubelets list more images (nodeStatusMaxImages), {remedy}"
+    )
 
 
 def _is_of(daemonset: Object, settings: Settings) -> bool:

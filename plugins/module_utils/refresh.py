@@ -442,9 +442,7 @@ class _Round:
         return other and self._is_other(row) and self._is_behind(row)
 
     def _is_behind(self, row: Row) -> bool:
-        """Whether the node's list may be older than the container."""
-        since = read_time(row.since) if self.scene.listed else None
-        return since is not None and (self.now - since).total_seconds() < LISTED
+        return self.scene.listed and is_list_behind(row, self.now)
 
     def _is_older(self, node: str) -> bool:
         """Whether the node's pod was there before the short-lived one, and so holds what the tag stood for then."""
@@ -500,6 +498,12 @@ class _Round:
             f"the images that tags stand for now can't be brought to {nodes} (first {failed[0]}: {said}). The old ones "
             "stay in use there, and it is tried again when the registry was asked again"
         )
+
+
+def is_list_behind(row: Row, now: datetime) -> bool:
+    """Whether the node's list of images may be older than the container that holds the image."""
+    since = read_time(row.since)
+    return since is not None and (now - since).total_seconds() < LISTED
 
 
 def _by_node(report: Report, nodes: Sequence[str]) -> dict[str, dict[str, Row]]:
