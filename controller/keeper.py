@@ -8,7 +8,7 @@ again on what the API says now. So a cache that lags never leads to an action.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,7 @@ class Keeper:
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
         self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
+        self.not_followed: Mapping[str, Sequence[str]] = {}  # That of those which it is not made to follow -> why.
         self.view: View | None = None
         self.decision = Decision("none")
         self.step = Step()
@@ -199,8 +200,9 @@ class Keeper:
             return self._interval()
         self.settings = settings
         pause = self._keep(settings)
-        follows = self.decision.action not in ("refuse", "wait") and not self.decision.paused
-        self.in_place = fingerprint(settings) if follows else ""
+        wanted, refused = fingerprint(settings), self.decision.action == "refuse" or bool(self.decision.paused)
+        self.not_followed = {wanted: self.decision.reasons} if refused else {}
+        self.in_place = "" if refused or self.decision.action == "wait" else wanted
         self._remove_former(settings)
         return pause
 

@@ -69,6 +69,7 @@ __all__ = [  # With what belongs to the subject and has a room of its own.
     "classify",
     "failure_sentences",
     "matching_nodes",
+    "not_followed",
     "pod_node",
     "pods_by_node",
     "publish",
@@ -91,6 +92,7 @@ _TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group o
 MANY_NODES, MANY_ROWS = 100, 2000
 # Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
 _ROWS_SPACE, _NODES_SPACE = 500_000, 200_000
+_MOST_WHY = 1000  # Characters of a published reason that names nodes and a remedy.
 _FAILURE_TEXTS, _MOST = ("name", "image", "class", "message"), 2**31
 _GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 
@@ -254,10 +256,11 @@ def _count(rows: Iterable[Row]) -> dict[str, int]:
     return {**counts, "held": found["cached", True]}
 
 
-def publish(report: Report, settings: str = "") -> str:
+def publish(report: Report, settings: str = "", not_followed: Mapping[str, Sequence[str]] | None = None) -> str:
     """The verdict and a bounded summary as JSON for an annotation: no times, so that it changes only with the truth.
 
     :param settings: the fingerprint of the settings that the DaemonSet was last found or made to follow.
+    :param not_followed: the fingerprint of the settings that it is not made to follow -> why.
     """
     failed: dict[tuple[str, str, str], list[Row]] = {}
     for row in report.counted:
@@ -281,6 +284,9 @@ def publish(report: Report, settings: str = "") -> str:
         "generation": (report.daemonset or {}).get("generation"),
         **({"settings": settings} if settings else {}),
     }
+    if not_followed:
+        why = {wanted: [_shorten(reason, _MOST_WHY) for reason in found[:3]] for wanted, found in not_followed.items()}
+        told["not_followed"] = why
     return json.dumps(told, sort_keys=True)
 
 
@@ -299,13 +305,24 @@ def read_published(daemonset: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
     return None, f"the annotation {STATUS} of {name} can't be read and is ignored: {_shorten(str(text))}"
 
 
+def not_followed(daemonset: Mapping[str, Any], settings: str) -> tuple[str, ...]:
+    """Why the controller does not make this DaemonSet, as it is now, follow the settings with this fingerprint."""
+    told, _warning = read_published(daemonset)
+    if told is None or told.get("generation") != metadata(daemonset).get("generation"):
+        return ()
+    return tuple(told.get("not_followed", {}).get(settings, ()))
+
+
 def _is_published(told: Any) -> bool:
+    refused = told.get("not_followed", {})
     numbers = [*told["summary"].values(), *(failure["nodes"] for failure in told["failures"])]
     texts = [*told["reasons"], *(failure[key] for failure in told["failures"] for key in _FAILURE_TEXTS)]
+    texts += [text for reasons in refused.values() for text in reasons]
     return (
         told["verdict"] in VERDICTS
         and isinstance(told["reasons"], list)
         and isinstance(told["failures"], list)
+        and all(isinstance(reasons, list) for reasons in refused.values())
         and all(isinstance(text, str) for text in (*texts, told.get("settings", "")))
         and all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers)
     )

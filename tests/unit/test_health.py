@@ -27,6 +27,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     assess,
     classify,
     failure_sentences,
+    not_followed,
     pod_node,
     publish,
     pull_failure,
@@ -845,6 +846,17 @@ def test_what_was_published_is_read() -> None:
     assert _published(None) == (None, "")
 
 
+def test_why_settings_are_not_followed_is_told_of_these_settings_and_this_very_daemonset() -> None:
+    why = ("strategy image_volume can't be: " + "node-1 " * 40, *("x" * 2000,) * 3)
+    report = Report("Degraded", why, daemonset={"generation": 3})
+    text = publish(report, "", {"0123": why})
+    live = {"metadata": {"namespace": "a", "name": "b", "generation": 3, "annotations": {PUBLISHED: text}}}
+    told = not_followed(live, "0123")
+    assert (told[0], len(told), len(told[1])) == (why[0], 3, 1000)
+    assert not_followed(live, "4567") == not_followed({"metadata": {**live["metadata"], "generation": 4}}, "0123") == ()
+    assert not_followed({"metadata": {}}, "0123") == ()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -861,6 +873,9 @@ def test_what_was_published_is_read() -> None:
         ("failures", ["a"]),
         ("failures", [{"name": "a", "image": "b", "class": "other", "message": None, "nodes": 1}]),
         ("settings", 7),
+        ("not_followed", ["a"]),
+        ("not_followed", {"0123": "a"}),
+        ("not_followed", {"0123": [7]}),
     ],
 )
 def test_what_can_not_have_been_published_is_absent_and_warned_of(key: str, value: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The DaemonSet that a set wants, of what there is around it."""
+"""The DaemonSet that a set wants, of what there is around it; and what is told of the one that is there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, desired_daemonset
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, publish
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
+    ImageSet,
+    desired_daemonset,
+    look_at,
+)
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import fingerprint
 
-from .objects import settings
+from .controller.scripted import Server
+from .objects import desired, node, served, settings
 
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -40,3 +49,19 @@ def test_the_roll_is_that_of_the_controller_where_one_runs_and_may() -> None:
 def test_a_controller_that_is_about_to_end_leaves_the_strategy_as_it_is(live: str) -> None:
     assert strategy(None, live, in_cluster=True) == live
     assert strategy(None, live) == "RollingUpdate", "who comes after it decides"
+
+
+def test_what_the_controller_refuses_is_told_while_it_is_about_these_settings() -> None:
+    """The DaemonSet is as it was, and of its pods and nodes alone nobody would know."""
+
+    def answer(_method: str, path: str, _body: Any) -> dict[str, Any]:
+        return {"items": [node()] if path.endswith("/nodes") else [], "metadata": {}}
+
+    wanted, live, why = settings(strategy="image_volume"), served(desired()), "strategy image_volume can't be: too old"
+    told = publish(Report("Degraded", (why,), daemonset={"generation": 1}), "", {fingerprint(wanted): [why]})
+    live["metadata"]["annotations"][STATUS] = told
+    cluster = Cluster(Server(answer))
+    refused, corrected = look_at(cluster, wanted, live), look_at(cluster, settings(), live)
+    assert (refused.verdict, refused.reasons[0]) == ("Degraded", why)
+    assert refused.reasons[1:] == corrected.reasons
+    assert why not in corrected.reasons
