@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -35,7 +36,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     Settings,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
-from controller.asker import Asker, Question
+from controller.asker import Asker, Question, unanswered
 from controller.clock import jittered
 from controller.digest import Told
 from controller.world import World
@@ -55,6 +56,7 @@ class Refresher:
         self._restart_due = float("inf")
         self._done: Refresh | None = None
         self._unnoticed: tuple[str, ...] = ()
+        self._unanswered = ""
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class Refresher:
         restart = self._restarts(settings)
         digests = self._asker.digests if settings.refresh == REFRESH_DIGEST else {}
         self._warn(settings, live, report)
+        self._tell_unanswered(settings, live, report)
         if refresher is None and not restart and not _has_moved(report, digests):
             return Refresh()
         now = world.clock.now()
@@ -92,6 +95,19 @@ class Refresher:
         if names != self._unnoticed:
             self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what)
             self._unnoticed = names
+
+    def _tell_unanswered(self, settings: Settings, live: Object, report: Report) -> None:
+        """How many tags that nodes hold are unknown, as a metric; and an Event when the reasons for it change."""
+        errors = self._asker.errors if settings.refresh == REFRESH_DIGEST else {}
+        held = {row.image for row in report.rows if row.held and row.image in errors} if errors else set()
+        unknown = [errors[image.image] for image in moving_images(settings) if image.image in held]
+        self._world.metrics.tags_unknown.labels(self._names.config_map_name).set(len(unknown))
+        why = unanswered(unknown)
+        if why != self._unanswered:
+            known = Told("Normal", "TagsKnown", "no registry leaves open any more what a tag stands for")
+            told = Told("Warning", "TagsUnknown", why) if why else known
+            self._world.recorder.tell(functools.partial(dict, live), told)
+            self._unanswered = why
 
     def _live(self, settings: Settings) -> Object | None:
         name = refresher_name(settings.daemonset_name)
