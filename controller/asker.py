@@ -36,7 +36,7 @@ log = logging.getLogger("image-puller")
 _FIRST = 60.0  # Seconds in which the first questions are spread.
 _RETRY = 60.0  # The first pause after a question without an answer; it doubles up to the interval.
 _NONE = 5.0  # Seconds until it looks again where nobody wants to know anything: nodes have not told yet what they hold.
-_SHOWN = 3  # Different errors in one line of the log.
+_SHOWN = 3  # Different errors in one sentence.
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Told:
 class Asker:
     """Keeps ``digests``, what each tag stands for as far as it is known; another mapping whenever that changes.
 
-    ``asked`` tells when each had its last answer.
+    ``asked`` tells when each had its last answer, ``errors`` why others have none.
 
     :param environment: says how registries are reached (:func:`access_of`).
     :param questions: what is to be asked for now, by reference.
@@ -78,6 +78,7 @@ class Asker:
     changed: Callable[[], None]
     digests: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, datetime] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
     _told: dict[str, _Told] = field(default_factory=dict)
     _registries: Registries | None = None
     _hurried: frozenset[str] = frozenset()
@@ -130,8 +131,9 @@ class Asker:
             registries = self._look_up(secrets)
             for image, question in due.items():
                 self._ask(registries, image, question)
+        self.errors = {image: told.error for image, told in self._told.items() if told.error}
+        self.world.say("registries", unanswered(self.errors.values()))
         self._keep({image: told.digest for image, told in self._told.items() if told.digest}, due)
-        self._say()
 
     def _ask(self, registries: Registries, image: str, question: Question) -> None:
         told, clock = self._told[image], self.world.clock
@@ -156,16 +158,6 @@ class Asker:
         if after != before or fresh:
             self.changed()
 
-    def _say(self) -> None:
-        """Say the reasons once, and not how many tags they stand for: those are asked one after another."""
-        said = sorted({told.error for told in self._told.values() if told.error})
-        more = f"; and {len(said) - _SHOWN} more reasons" if len(said) > _SHOWN else ""
-        text = (
-            f"what tags stand for could not be asked: {'; '.join(said[:_SHOWN])}{more}. "
-            "Until it can, the nodes keep what they have of them"
-        )
-        self.world.say("registries", text if said else "")
-
     def _look_up(self, secrets: frozenset[tuple[str, str]]) -> Registries:
         """The registries as they are reached now: logins and authorities may have been renewed."""
         reached, problem = access_of(self.environment)
@@ -189,6 +181,18 @@ class Asker:
             return Keyring()
         self.world.say(topic, "")
         return from_secret(secret) if secret else Keyring()
+
+
+def unanswered(errors: Iterable[str]) -> str:
+    """The reasons once, and not how many tags they stand for: those are asked one after another. Empty for none."""
+    said = sorted(set(errors))
+    if not said:
+        return ""
+    more = f"; and {len(said) - _SHOWN} more reasons" if len(said) > _SHOWN else ""
+    return (
+        f"what tags stand for could not be asked: {'; '.join(said[:_SHOWN])}{more}. "
+        "Until it can, the nodes keep what they have of them"
+    )
 
 
 def access_of(environment: Mapping[str, str]) -> tuple[Access, str]:

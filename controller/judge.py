@@ -157,7 +157,7 @@ class Judge:
         self._log(digest)
         self.digest = digest
         self._world.metrics.digests[self._keeper.names.config_map_name] = digest
-        text = publish(report, self._keeper.in_place)
+        text = publish(report, self._keeper.in_place, self._keeper.not_followed)
         self._to_publish = None
         if live is not None and not live["metadata"].get("deletionTimestamp") and _published(live) != text:
             self._to_publish = (live, report.verdict, text)

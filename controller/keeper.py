@@ -8,7 +8,7 @@ again on what the API says now. So a cache that lags never leads to an action.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,7 @@ class Keeper:
         self.settings: Settings | None = None
         self.problems: tuple[str, ...] = ()
         self.in_place = ""  # The fingerprint of the settings that the DaemonSet follows.
+        self.not_followed: Mapping[str, Sequence[str]] = {}  # That of those which it is not made to follow -> why.
         self.view: View | None = None
         self.decision = Decision("none")
         self.step = Step()
@@ -205,6 +206,8 @@ class Keeper:
         self.settings = settings
         pause, decision = self._keep(settings)
         follows = decision is not None and decision.action not in _UNDONE and not decision.paused
+        refused = decision if decision and (decision.action == "refuse" or decision.paused) else None
+        self.not_followed = {fingerprint(settings): refused.reasons} if refused else {}
         self.in_place = fingerprint(settings) if follows else ""
         if follows:
             self._remove_former(settings)

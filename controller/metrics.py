@@ -50,6 +50,12 @@ class Metrics(Collector):
             registry=made,
         )
         self.roll_stopped = Gauge("image_puller_roll_stopped", "1 while a roll is stopped", [_SET], registry=made)
+        self.tags_unknown = Gauge(
+            "image_puller_tags_unknown",
+            "Tags that nodes hold, and of which no registry tells what they stand for",
+            [_SET],
+            registry=made,
+        )
         self._last_sync = Gauge(
             "image_puller_last_successful_sync_timestamp_seconds",
             "When the DaemonSet was last found or made as it should be",
@@ -71,7 +77,7 @@ class Metrics(Collector):
     def forget(self, image_set: str) -> None:
         """The set is gone."""
         self.digests.pop(image_set, None)
-        for gauge in (self.problems, self.paused_until, self.roll_stopped, self._last_sync):
+        for gauge in (self.problems, self.paused_until, self.roll_stopped, self.tags_unknown, self._last_sync):
             gauge.remove_by_labels({_SET: image_set})
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import strategy_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
@@ -20,6 +22,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh imp
     Settled,
     Wanted,
     build_refresher,
+    is_list_behind,
     look_at_digests,
     moving_images,
     next_refresh,
@@ -33,12 +36,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     Settings,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Object
-from controller.asker import Asker, Question
+from controller.asker import Asker, Question, unanswered
 from controller.clock import jittered
 from controller.digest import Told
 from controller.world import World
 
 log = logging.getLogger("image-puller")
+
+_NAMED = 3  # Images in one line of the log.
 
 
 class Refresher:
@@ -50,6 +55,8 @@ class Refresher:
         self._asker = asker
         self._restart_due = float("inf")
         self._done: Refresh | None = None
+        self._unnoticed: tuple[str, ...] = ()
+        self._unanswered = ""
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -71,7 +78,8 @@ class Refresher:
         refresher = self._live(settings)
         restart = self._restarts(settings)
         digests = self._asker.digests if settings.refresh == REFRESH_DIGEST else {}
-        self._warn(settings, blind=nodes is None and strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME)
+        self._warn(settings, live, report)
+        self._tell_unanswered(settings, live, report)
         if refresher is None and not restart and not _has_moved(report, digests):
             return Refresh()
         now = world.clock.now()
@@ -80,14 +88,26 @@ class Refresher:
         wanted = Wanted(digests, self._asker.asked, Settled.read(config_map, now), restart, blocked)
         return next_refresh(scene, settings, wanted, now, openshift=world.openshift())
 
-    def _warn(self, settings: Settings, *, blind: bool) -> None:
-        what = (
-            "only the lists of nodes tell which digest an image volume holds, and they may not be read: moved tags "
-            "are not noticed. Remedy: let the controller read nodes, or let refresh be "
-            f"{REFRESH_RESTART} or {REFRESH_NEVER}"
-        )
-        says = blind and settings.refresh == REFRESH_DIGEST
-        self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what if says else "")
+    def _warn(self, settings: Settings, live: Object, report: Report) -> None:
+        """Say of which images a moved tag is not noticed: once while it is the same ones, on however many nodes."""
+        compared = settings.refresh == REFRESH_DIGEST
+        names, what = unnoticed(settings, live, report, self._world.clock.now()) if compared else ((), "")
+        if names != self._unnoticed:
+            self._world.say(f"digests {settings.namespace}/{settings.daemonset_name}", what)
+            self._unnoticed = names
+
+    def _tell_unanswered(self, settings: Settings, live: Object, report: Report) -> None:
+        """How many tags that nodes hold are unknown, as a metric; and an Event when the reasons for it change."""
+        errors = self._asker.errors if settings.refresh == REFRESH_DIGEST else {}
+        held = {row.image for row in report.rows if row.held and row.image in errors} if errors else set()
+        unknown = [errors[image.image] for image in moving_images(settings) if image.image in held]
+        self._world.metrics.tags_unknown.labels(self._names.config_map_name).set(len(unknown))
+        why = unanswered(unknown)
+        if why != self._unanswered:
+            known = Told("Normal", "TagsKnown", "no registry leaves open any more what a tag stands for")
+            told = Told("Warning", "TagsUnknown", why) if why else known
+            self._world.recorder.tell(functools.partial(dict, live), told)
+            self._unanswered = why
 
     def _live(self, settings: Settings) -> Object | None:
         name = refresher_name(settings.daemonset_name)
@@ -171,6 +191,30 @@ def question_of(settings: Settings, report: Report | None) -> dict[str, Question
 
 def _has_moved(report: Report, digests: Mapping[str, str]) -> bool:
     return any(row.held and row.digest and digests.get(row.image, row.digest) != row.digest for row in report.rows)
+
+
+def unnoticed(settings: Settings, live: Object, report: Report, now: datetime) -> tuple[tuple[str, ...], str]:
+    """The images whose tags may move without being noticed, since nobody tells what nodes have; and a sentence."""
+    tags = tuple(image.name for image in moving_images(settings))
+    remedy = f"or let refresh be {REFRESH_RESTART} or {REFRESH_NEVER}"
+    if report.inferred and strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME:
+        return tags, (
+            "only the lists of nodes tell which digest an image volume holds, and they may not be read: moved tags "
+            f"are not noticed. Remedy: let the controller read nodes, {remedy}"
+        )
+    rows = [row for row in report.counted if row.held and not row.digest and row.name in tags]
+    places = {row.node for row in rows}
+    places -= {row.node for row in report.counted if row.node in places and is_list_behind(row, now)}
+    found = {row.name for row in rows if row.node in places}
+    names = tuple(name for name in tags if name in found)
+    if not names:
+        return (), ""
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    digests = "the digest of {} is" if len(names) == 1 else "the digests of {} are"
+    return names, (
+        f"{digests.format(shown)} not told on {len(places)} node{'' if len(places) == 1 else 's'}, so that a moved tag "
+        f"is not noticed there. Remedy: let those kubelets list more images (nodeStatusMaxImages), {remedy}"
+    )
 
 
 def _is_of(daemonset: Object, settings: Settings) -> bool:

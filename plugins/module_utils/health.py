@@ -45,10 +45,13 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import told_why, unable
 from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import (
+    LISTED,
     NO_POD,
+    NOT_COMPARED,
     OLD_REVISION,
     UNTOLD,
     Row,
+    listed_digests,
     names_of,
     rows_of,
 )
@@ -66,6 +69,7 @@ __all__ = [  # With what belongs to the subject and has a room of its own.
     "classify",
     "failure_sentences",
     "matching_nodes",
+    "not_followed",
     "pod_node",
     "pods_by_node",
     "publish",
@@ -82,12 +86,14 @@ GOING, NOT_READY = "the node is going away", "the node is not ready"
 CORDONED, JUST_JOINED = "the node is cordoned and has no pod", "the node has just joined"
 TERMINATING = "the pod is terminating"
 
+_NOT_COMPARED = "could not be compared with the lock: nobody tells which image the node has under this name"
 NO_IMAGE_VOLUMES = "NoImageVolumes"
 _TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group of its own, or let strategy be sleep"
 # Above so many nodes only what needs attention is returned one by one, unless more is asked for.
 MANY_NODES, MANY_ROWS = 100, 2000
 # Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
 _ROWS_SPACE, _NODES_SPACE = 500_000, 200_000
+_MOST_WHY = 1000  # Characters of a published reason that names nodes and a remedy.
 _FAILURE_TEXTS, _MOST = ("name", "image", "class", "message"), 2**31
 _GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 
@@ -251,10 +257,11 @@ def _count(rows: Iterable[Row]) -> dict[str, int]:
     return {**counts, "held": found["cached", True]}
 
 
-def publish(report: Report, settings: str = "") -> str:
+def publish(report: Report, settings: str = "", not_followed: Mapping[str, Sequence[str]] | None = None) -> str:
     """The verdict and a bounded summary as JSON for an annotation: no times, so that it changes only with the truth.
 
     :param settings: the fingerprint of the settings that the DaemonSet was last found or made to follow.
+    :param not_followed: the fingerprint of the settings that it is not made to follow -> why.
     """
     failed: dict[tuple[str, str, str], list[Row]] = {}
     for row in report.counted:
@@ -278,6 +285,9 @@ def publish(report: Report, settings: str = "") -> str:
         "generation": (report.daemonset or {}).get("generation"),
         **({"settings": settings} if settings else {}),
     }
+    if not_followed:
+        why = {wanted: [_shorten(reason, _MOST_WHY) for reason in found[:3]] for wanted, found in not_followed.items()}
+        told["not_followed"] = why
     return json.dumps(told, sort_keys=True)
 
 
@@ -296,13 +306,24 @@ def read_published(daemonset: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
     return None, f"the annotation {STATUS} of {name} can't be read and is ignored: {_shorten(str(text))}"
 
 
+def not_followed(daemonset: Mapping[str, Any], settings: str) -> tuple[str, ...]:
+    """Why the controller does not make this DaemonSet, as it is now, follow the settings with this fingerprint."""
+    told, _warning = read_published(daemonset)
+    if told is None or told.get("generation") != metadata(daemonset).get("generation"):
+        return ()
+    return tuple(told.get("not_followed", {}).get(settings, ()))
+
+
 def _is_published(told: Any) -> bool:
+    refused = told.get("not_followed", {})
     numbers = [*told["summary"].values(), *(failure["nodes"] for failure in told["failures"])]
     texts = [*told["reasons"], *(failure[key] for failure in told["failures"] for key in _FAILURE_TEXTS)]
+    texts += [text for reasons in refused.values() for text in reasons]
     return (
         told["verdict"] in VERDICTS
         and isinstance(told["reasons"], list)
         and isinstance(told["failures"], list)
+        and all(isinstance(reasons, list) for reasons in refused.values())
         and all(isinstance(text, str) for text in (*texts, told.get("settings", "")))
         and all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers)
     )
@@ -357,7 +378,11 @@ def assess(
         for name in names
         for row in rows_of(references, name, by_node.get(name), documents.get(name), daemonset, told)
     ]
-    rows = _not_applicable([_compared(row, (locked or {}).get(row.image)) for row in made], excused)
+    if locked:
+        made = [
+            _compared(row, locked.get(row.image), by_node.get(row.node), documents.get(row.node), now) for row in made
+        ]
+    rows = _not_applicable(made, excused)
     rows = _named_unable(rows, daemonset, documents.values())
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
@@ -461,15 +486,38 @@ def read_time(text: str | None) -> datetime | None:
     return read if read is None or read.tzinfo else read.replace(tzinfo=timezone.utc)
 
 
-def _compared(row: Row, digests: Sequence[str] | None) -> Row:
+def _compared(
+    row: Row,
+    digests: Sequence[str] | None,
+    pod: Mapping[str, Any] | None,
+    node: Mapping[str, Any] | None,
+    now: datetime,
+) -> Row:
     """An image is there only if it is the locked one; where nobody has told which it is, that is waited for."""
-    if not digests or row.state != "cached" or row.digest in digests:
+    if not digests or row.state != "cached":
         return row
-    if row.digest is None:
-        message = "the node has not told yet which image it has under this name, and the lock asks for one"
-        return row._replace(state="waiting", held=False, reason=UNTOLD, message=message)
-    message = f"the node has {row.digest}, and the lock {digests[0]}"
-    return row._replace(state="failed", class_=OTHER_DIGEST, held=False, reason="OtherDigest", message=message)
+    told = [row.digest] if row.digest else listed_digests(row.image, node)
+    if found := next((digest for digest in told if digest in digests), None):
+        return row._replace(digest=found)
+    if told:
+        message = f"the node has {' and '.join(told)}, and the lock {digests[0]}"
+        return row._replace(state="failed", class_=OTHER_DIGEST, held=False, reason="OtherDigest", message=message)
+    if row.settled and _stays_untold(row, pod or {}, node, now):
+        return row._replace(reason=row.reason or NOT_COMPARED, message=row.message or _NOT_COMPARED)
+    message = "the node has not told yet which image it has under this name, and the lock asks for one"
+    return row._replace(state="waiting", held=False, reason=UNTOLD, message=message)
+
+
+def _stays_untold(row: Row, pod: Mapping[str, Any], node: Mapping[str, Any] | None, now: datetime) -> bool:
+    """Whether nobody will tell the image's digest: its container's status came without, and so did the node's list.
+
+    Kubelets list their largest images only (50), and of an image volume most of them tell it nowhere else.
+    """
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    if node is None and any(c.get("name") == row.name and "running" in (c.get("state") or {}) for c in statuses):
+        return True
+    since = read_time(row.since or (pod.get("metadata") or {}).get("creationTimestamp"))
+    return since is not None and (now - since).total_seconds() > LISTED
 
 
 def _not_applicable(rows: Sequence[Row], excused: Mapping[str, str]) -> tuple[Row, ...]:
@@ -583,7 +631,9 @@ def _healthy_but(rows: Iterable[Row]) -> tuple[str, ...]:
     released = [row for row in rows if row.state == "released"]
     if released:
         notes.append(f"the cache was given back on {_nodes_of(released)} under pressure")
-    idle = [row for row in rows if row.state == "cached" and row.reason]
+    if unknown := [row for row in rows if row.reason == NOT_COMPARED]:
+        notes.append(f"{_are(unknown)} cached on {_nodes_of(unknown)} and {_NOT_COMPARED}")
+    idle = [row for row in rows if row.state == "cached" and row.reason and row.reason != NOT_COMPARED]
     if idle:
         why = ", ".join(sorted({str(row.reason) for row in idle})[:3])
         notes.append(f"{_are(idle)} cached although the container does not run on {_nodes_of(idle)} ({why})")

@@ -31,6 +31,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     assess,
     is_ready,
     matching_nodes,
+    not_followed,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
     DEPLOYMENT,
@@ -60,6 +61,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     SLEEP,
     CachedImage,
     Settings,
+    fingerprint,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import PAGE, Shared, node_slimmer, pod_slimmer
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import (
@@ -345,14 +347,19 @@ def look_at(
     read_nodes: bool = True,
     locked: Digests | None = None,
 ) -> Report:
-    """The truth about this DaemonSet; if somebody else made it, also about images that only it has."""
+    """The truth about this DaemonSet; if somebody else made it, also about images that only it has.
+
+    What its controller can't or will not do, and so only the controller knows, is taken from what that has published.
+    """
+    asked_for = fingerprint(settings)
     if live is not None and not is_ours(live):
         settings = replace(settings, images=(*settings.images, *_others(settings, live)))
     observed = observe(cluster, settings, live, read_nodes=read_nodes, locked=locked)
     if live is None or live["metadata"].get("deletionTimestamp"):
         return observed.report
     step = next_step(live, observed.pods, observed.report, settings.max_unavailable, now())
-    return judged(observed.report, Decision("none", step=step))
+    why = not_followed(live, asked_for)
+    return judged(observed.report, Decision("refuse" if why else "none", why, step=step))
 
 
 def _others(settings: Settings, live: Mapping[str, Any]) -> tuple[CachedImage, ...]:

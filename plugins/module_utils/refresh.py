@@ -57,9 +57,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
     CachedImage,
     Settings,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses import LISTED
 
 _BELIEVED = timedelta(days=1)  # How long another digest than the registry's is taken for the same.
-_LISTED = 90.0  # Seconds after which a node's list of images is no older than its pods: a kubelet makes it in 40.
 _MOST_OTHERS = 8  # Digests that nodes report for one of the registry: there are not more platforms than that.
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _COMPONENT = "app.kubernetes.io/component"
@@ -442,9 +442,7 @@ class _Round:
         return other and self._is_other(row) and self._is_behind(row)
 
     def _is_behind(self, row: Row) -> bool:
-        """Whether the node's list may be older than the container."""
-        since = read_time(row.since) if self.scene.listed else None
-        return since is not None and (self.now - since).total_seconds() < _LISTED
+        return self.scene.listed and is_list_behind(row, self.now)
 
     def _is_older(self, node: str) -> bool:
         """Whether the node's pod was there before the short-lived one, and so holds what the tag stood for then."""
@@ -500,6 +498,12 @@ class _Round:
             f"the images that tags stand for now can't be brought to {nodes} (first {failed[0]}: {said}). The old ones "
             "stay in use there, and it is tried again when the registry was asked again"
         )
+
+
+def is_list_behind(row: Row, now: datetime) -> bool:
+    """Whether the node's list of images may be older than the container that holds the image."""
+    since = read_time(row.since)
+    return since is not None and (now - since).total_seconds() < LISTED
 
 
 def _by_node(report: Report, nodes: Sequence[str]) -> dict[str, dict[str, Row]]:

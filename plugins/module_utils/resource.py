@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
-from ansible_collections.kubecache.image_puller.plugins.module_utils.health import read_published
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import not_followed, read_published
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     Installation,
     RegistryAccess,
@@ -489,9 +489,11 @@ def _verdict(seen: Seen) -> Mapping[str, Any] | None:
         return None
     data = metadata(seen.daemonset)
     verdict, _warning = read_published(seen.daemonset)
-    if verdict is None or verdict.get("settings") != fingerprint(seen.settings):
+    wanted = fingerprint(seen.settings)
+    if verdict is None or verdict.get("generation") != data.get("generation"):
         return None
-    return verdict if verdict.get("generation") == data.get("generation") else None
+    refused = verdict["verdict"] == "Degraded" and bool(not_followed(seen.daemonset, wanted))
+    return verdict if refused or verdict.get("settings") == wanted else None
 
 
 def _conditions(seen: Seen, verdict: Mapping[str, Any] | None) -> dict[str, tuple[bool, str, str]]:

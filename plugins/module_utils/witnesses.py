@@ -34,7 +34,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 
 # Reasons of our own for what waits: no pod, one of the former list, another image first, nobody told.
 NO_POD, OLD_REVISION, BEHIND, UNTOLD = "NoPod", "OldRevision", "NotItsTurn", "Untold"
-OURS = (NO_POD, OLD_REVISION, BEHIND, UNTOLD)
+# And for what is cached: nobody will tell which image it is, of which a lock has one.
+NOT_COMPARED = "NotCompared"
+OURS = (NO_POD, OLD_REVISION, BEHIND, UNTOLD, NOT_COMPARED)
+LISTED = 90.0  # Seconds after which a node's list of images is no older than its pods: a kubelet makes it in 40.
 # What a container waits for before the kubelet has told anything of its image.
 _STARTING = (None, "ContainerCreating", "PodInitializing")
 _DIGEST = re.compile(r"[a-z0-9]+:[0-9a-f]{32,}$")
@@ -316,10 +319,21 @@ def _entry(listed: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> Map
 def _with(row: Row, entry: Mapping[str, Any] | None) -> Row:
     if entry is None or row.state not in ("waiting", "pulling", "cached"):
         return row
-    digests = {_digest(name) for name in entry.get("names") or ()} - {None}
-    digest = row.digest or (digests.pop() if len(digests) == 1 else None)
+    digests = _digests(entry)
+    digest = row.digest or (digests[0] if len(digests) == 1 else None)
     size = row.size if row.size is not None else entry.get("sizeBytes")
     if row.state == "cached":
         return row._replace(digest=digest, size=size)
     reason = row.reason if row.reason in (NO_POD, OLD_REVISION) else None
     return Row(row.node, row.name, row.image, "cached", reason=reason, digest=digest, size=size)
+
+
+def listed_digests(image: str, document: Mapping[str, Any] | None) -> list[str]:
+    """The digests under which a node lists an image: none where it does not, several where they are the same to it."""
+    entries = ((document or {}).get("status") or {}).get("images") or ()
+    names = set(names_of(image))
+    return next((_digests(entry) for entry in entries if not names.isdisjoint(entry.get("names") or ())), [])
+
+
+def _digests(entry: Mapping[str, Any]) -> list[str]:
+    return sorted({digest for name in entry.get("names") or () if (digest := _digest(name))})

@@ -130,6 +130,27 @@ def test_an_installation_from_the_lock_is_compared_with_it_and_has_what_policies
     assert path.read_text() == text
 
 
+def test_image_volumes_whose_digests_nobody_tells_are_cached_and_the_table_says_that_they_were_not_compared(
+    module: Module, digests: dict[str, str], options: dict[str, Any]
+) -> None:
+    """Without the right to read nodes; with it their lists tell, and are waited for."""
+    names: dict[str, Any] = {"config_map_name": "mounted", "daemonset_name": "mounted"}
+    module("config", images=IMAGES, strategy="image_volume", **names)
+    del names["daemonset_name"]
+    try:
+        read: dict[str, Any] = {"lock": options["lock"], "wait": True, **names}
+        told = module("daemonset", read_nodes=False, wait_timeout=60, **read)
+        why = "2 images are cached on 2 nodes and could not be compared with the lock: nobody tells which image"
+        assert (told["verdict"], told["verdict_reasons"][0][: len(why)]) == ("Healthy", why)
+        assert {image["reason"] for image in told["report"]["images"]} == {"NotCompared"}
+        told = module("daemonset", wait_timeout=120, **read)
+        assert (told["verdict"], told["verdict_reasons"]) == ("Healthy", [])
+        rows = module("info", lock=options["lock"], details="all", **names)["rows"]
+        assert {(row["image"], row["digest"], row["reason"]) for row in rows} == {(*it, None) for it in digests.items()}
+    finally:
+        module("config", state="absent", **names)
+
+
 def test_a_tag_that_moved_is_told_and_a_node_that_has_it_is_named(
     cluster: Cluster,
     playbook: Playbook,

@@ -30,6 +30,7 @@ from .conftest import (
     our_writes,
     until_all_is_told,
 )
+from .test_controller import ask
 
 MOVING, STILL = "registry.example.com/refresh/moving:1", "registry.example.com/refresh/still:1"
 PRIVATE = "registry.example.com/refresh-private/moving:1"
@@ -251,6 +252,10 @@ def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_th
         return True
 
     eventually(said_why, seconds=90)
+    unknown = f'image_puller_tags_unknown{{image_set="{CONFIG_MAP}"}} '
+    eventually(lambda: f"{unknown}{len(IMAGES)}.0" in ask(cluster, installed, "/metrics"), seconds=90)
+    about = {event["involvedObject"]["name"] for event in installed.list("event") if event["reason"] == "TagsUnknown"}
+    assert about == {DAEMONSET}
     time.sleep(4 * INTERVAL)
     assert log(installed).count("could not be asked") == 1
     assert (digests(installed, "moving"), on_nodes(cluster, MOVING)) == ({old}, {old})
@@ -259,6 +264,7 @@ def test_a_registry_that_only_the_nodes_reach_is_said_once_and_only_a_restart_th
     with Watcher(installed) as watched:
         eventually(lambda: digests(installed, "moving") == {new}, seconds=120)
     assert watched.least >= len(cluster.nodes) - 1
+    assert f"{unknown}0.0" in ask(cluster, installed, "/metrics"), "nobody asks any more"
     eventually(lambda: not pods & {pod["metadata"]["uid"] for pod in holders(installed)})
     assert installed.daemonset()["metadata"]["generation"] == generation
     installed.patch("configmap", CONFIG_MAP, {"data": {"REFRESH": "digest"}})

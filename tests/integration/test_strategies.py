@@ -20,7 +20,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity im
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
 from tests.cluster import Cluster, images
 
-from .conftest import CONFIG_MAP, Kubectl, Module, eventually, modules_of, new_namespace
+from .conftest import CONFIG_MAP, DAEMONSET, Kubectl, Module, eventually, modules_of, new_namespace
 
 REPOSITORY = "registry.example.com/strategies"
 POOL = {"key": "pool", "value": "strategies", "effect": "NoSchedule"}
@@ -292,6 +292,36 @@ def test_image_volumes_that_can_not_be_are_refused_with_the_nodes_before_anythin
         refused = install("install", ok=False, **options(groups=[group]))
         assert "node old has kubelet v1.32.4 (1.33 or later is needed) and containerd 1.7.27 (" in refused["msg"]
         assert (cache.get("configmap", CONFIG_MAP), refused["changed"]) == (before, False)
+
+
+def test_image_volumes_that_are_asked_for_where_they_can_not_be_are_told_by_who_only_looks(
+    cluster: Cluster, cache: Kubectl
+) -> None:
+    """Somebody edits a ConfigMap: the controller refuses, and the DaemonSet stays as it is."""
+
+    def seen() -> dict[str, Any]:
+        return modules_of(cluster, cache.namespace)("info", config_map_name=GROUP)
+
+    def follows() -> bool:
+        info = seen()
+        return (info["verdict"], info["daemonset"]["strategy"]) == ("Healthy", "sleep")
+
+    def made_of() -> Any:
+        return (cache.get("daemonset", f"{DAEMONSET}-asleep") or {})["spec"]
+
+    eventually(follows)
+    before = made_of()
+    with old_node(cluster, "old", SELECTOR):
+        eventually(lambda: {node["name"] for node in seen()["nodes"]} >= {"old"})
+        cache.patch("configmap", GROUP, {"data": {"STRATEGY": "image_volume"}})
+        eventually(lambda: "can't be" in seen()["reasons"][0])
+        told = seen()
+        assert told["verdict"] == "Degraded"
+        assert told["reasons"][0].startswith("strategy image_volume can't be: node old has kubelet v1.32.4 (1.33 or")
+        assert made_of() == before
+        cache.patch("configmap", GROUP, {"data": {"STRATEGY": "sleep"}})
+        eventually(lambda: "can't be" not in "".join(seen()["reasons"]))
+    eventually(follows)
 
 
 @contextlib.contextmanager

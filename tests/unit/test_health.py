@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -27,12 +27,14 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.health impo
     assess,
     classify,
     failure_sentences,
+    not_followed,
     pod_node,
     publish,
     pull_failure,
     read_published,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import CachedImage
+from ansible_collections.kubecache.image_puller.plugins.module_utils.table import table
 from tests.unit import objects
 from tests.unit.objects import JAVA, THEIA, event, node, pod, running, waiting
 
@@ -210,6 +212,54 @@ def test_an_image_of_which_nobody_has_told_which_it_is_is_waited_for() -> None:
     assert (report.rows[0].state, report.rows[0].reason) == ("waiting", "Untold")
     assert report.verdict == "Progressing"
     assert "which image it has" in report.reasons[0]
+
+
+def _mounted(locked: str, nodes: Sequence[Any] | None, *, after: float, told: bool = True) -> Report:
+    """One image in an image volume, so many seconds after its container was started; ``told``: by its status, too."""
+    live = objects.served(objects.desired(images={JAVA.name: JAVA.image}, strategy="image_volume"))
+    live["status"] = {"observedGeneration": 1, "desiredNumberScheduled": 1}
+    it = pod(daemonset=live, statuses=[running("java11") if told else waiting("java11", "ContainerCreating")])
+    started = event(f'Container image "{JAVA.image}" already present on machine', reason="Pulled")
+    started["involvedObject"]["fieldPath"] = "spec.containers{java11}"
+    events = [started, started | {"message": "Container started", "reason": "Started"}]
+    now = NOW + timedelta(seconds=after)
+    return assess([JAVA], live, [it], nodes, events, now=now, locked={JAVA.image: (locked,)})
+
+
+def test_a_digest_that_a_node_never_lists_is_not_waited_for_for_ever() -> None:
+    locked, others = f"sha256:{'a' * 64}", [node(images=["r.io/larger:1"])]
+    early = _mounted(locked, others, after=90)
+    assert (early.verdict, early.rows[0].state, early.rows[0].reason) == ("Progressing", "waiting", "Untold")
+    late = _mounted(locked, others, after=91)
+    (row,) = late.rows
+    assert (row.state, row.held, row.reason, row.digest) == ("cached", True, "NotCompared", None)
+    why = "could not be compared with the lock: nobody tells which image the node has under this name"
+    assert (late.verdict, late.reasons, row.message) == (
+        "Healthy",
+        (f"1 image is cached on 1 node and {why}",),
+        why,
+    )
+    shown = table({**late.as_dict(), "problems": []}, 120)
+    assert any(line.startswith("java11") and line.endswith("NotCompared") for line in shown)
+    assert sum("could not be compared" in line for line in shown) == 1
+
+
+def test_where_nodes_may_not_be_read_a_status_without_a_digest_is_the_last_word() -> None:
+    locked = f"sha256:{'a' * 64}"
+    assert _mounted(locked, None, after=0, told=False).verdict == "Progressing"
+    report = _mounted(locked, None, after=0)
+    assert (report.verdict, report.rows[0].reason) == ("Healthy", "NotCompared")
+
+
+def test_of_an_image_with_several_digests_one_has_to_be_the_locked_one() -> None:
+    listed, other = [f"sha256:{letter * 64}" for letter in "ab"], f"sha256:{'c' * 64}"
+    nodes = [node()]
+    nodes[0]["status"]["images"] = [{"names": [*(f"r.io/team/java11@{digest}" for digest in listed), JAVA.image]}]
+    report = _mounted(listed[1], nodes, after=0)
+    assert (report.verdict, report.reasons, report.rows[0].digest) == ("Healthy", (), listed[1])
+    report = _mounted(other, nodes, after=0)
+    assert (report.rows[0].class_, report.verdict) == ("other_digest", "Degraded")
+    assert f"The node has {listed[0]} and {listed[1]}, and the lock {other}. Remedy: " in report.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -796,6 +846,17 @@ def test_what_was_published_is_read() -> None:
     assert _published(None) == (None, "")
 
 
+def test_why_settings_are_not_followed_is_told_of_these_settings_and_this_very_daemonset() -> None:
+    why = ("strategy image_volume can't be: " + "node-1 " * 40, *("x" * 2000,) * 3)
+    report = Report("Degraded", why, daemonset={"generation": 3})
+    text = publish(report, "", {"0123": why})
+    live = {"metadata": {"namespace": "a", "name": "b", "generation": 3, "annotations": {PUBLISHED: text}}}
+    told = not_followed(live, "0123")
+    assert (told[0], len(told), len(told[1])) == (why[0], 3, 1000)
+    assert not_followed(live, "4567") == not_followed({"metadata": {**live["metadata"], "generation": 4}}, "0123") == ()
+    assert not_followed({"metadata": {}}, "0123") == ()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -812,6 +873,9 @@ def test_what_was_published_is_read() -> None:
         ("failures", ["a"]),
         ("failures", [{"name": "a", "image": "b", "class": "other", "message": None, "nodes": 1}]),
         ("settings", 7),
+        ("not_followed", ["a"]),
+        ("not_followed", {"0123": "a"}),
+        ("not_followed", {"0123": [7]}),
     ],
 )
 def test_what_can_not_have_been_published_is_absent_and_warned_of(key: str, value: Any) -> None:

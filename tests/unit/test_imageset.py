@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The DaemonSet that a set wants, of what there is around it."""
+"""The DaemonSet that a set wants, of what there is around it; and what is told of the one that is there."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, publish
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     ask_admission,
     desired_daemonset,
+    look_at,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import fingerprint
 from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import Admission
 
 from .controller.scripted import HttpError, Server
-from .objects import settings
+from .objects import desired, node, served, settings
 
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -70,3 +74,19 @@ def test_image_volumes_need_an_api_server_that_keeps_them() -> None:
     told = admission(refused=True)
     assert told.allowed is False
     assert "volumes may not be images" in told.message
+
+
+def test_what_the_controller_refuses_is_told_while_it_is_about_these_settings() -> None:
+    """The DaemonSet is as it was, and of its pods and nodes alone nobody would know."""
+
+    def answer(_method: str, path: str, _body: Any) -> dict[str, Any]:
+        return {"items": [node()] if path.endswith("/nodes") else [], "metadata": {}}
+
+    wanted, live, why = settings(strategy="image_volume"), served(desired()), "strategy image_volume can't be: too old"
+    told = publish(Report("Degraded", (why,), daemonset={"generation": 1}), "", {fingerprint(wanted): [why]})
+    live["metadata"]["annotations"][STATUS] = told
+    cluster = Cluster(Server(answer))
+    refused, corrected = look_at(cluster, wanted, live), look_at(cluster, settings(), live)
+    assert (refused.verdict, refused.reasons[0]) == ("Degraded", why)
+    assert refused.reasons[1:] == corrected.reasons
+    assert why not in corrected.reasons

@@ -37,6 +37,7 @@ def told() -> str:
     metrics.errors.labels("set").inc()
     metrics.paused_until.labels("set").set(1)
     metrics.roll_stopped.labels("set").set(1)
+    metrics.tags_unknown.labels("set").set(1)
     metrics.synced("set", datetime.now(timezone.utc))
     return (generate_latest(metrics.registry) + generate_latest(theirs.registry)).decode()
 

@@ -313,6 +313,19 @@ def test_each_verdict_has_its_conditions(verdict: str, ready: str, progressing: 
     assert [found[type_][0] for type_ in ("Ready", "Progressing", "Degraded")] == [ready, progressing, degraded]
 
 
+def test_settings_that_the_controller_does_not_follow_are_degraded_with_the_reason() -> None:
+    told: dict[str, Any] = {
+        "settings": "",
+        "reasons": ["image volumes can't be"],
+        "not_followed": {fingerprint(SETTINGS): ["why"]},
+    }
+    seen = Seen(settings=SETTINGS, daemonset=daemonset("Degraded", **told))
+    assert conditions(seen)["Degraded"] == ("True", "Degraded")
+    assert "image volumes can't be" in status_of(resource(), seen, NOW)["conditions"][0]["message"]
+    early = Seen(settings=SETTINGS, daemonset=daemonset("Healthy", **told))
+    assert conditions(early)["Ready"] == ("False", "Reconciling"), "the verdict was made before"
+
+
 def test_a_refusal_says_why_and_what_helps() -> None:
     refused = Seen(refusal=Refusal("ForeignObject", "it is not ours"), daemonset=daemonset(), settings=SETTINGS)
     assert conditions(refused)["Ready"] == ("False", "ForeignObject")

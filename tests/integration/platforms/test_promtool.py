@@ -41,7 +41,7 @@ def rules(tmp_path: Path) -> Path:
 
 
 def test_prometheus_accepts_the_rules(rules: Path) -> None:
-    assert "SUCCESS: 7 rules found" in promtool("check", "rules", "rules.yml", cwd=rules)
+    assert "SUCCESS: 8 rules found" in promtool("check", "rules", "rules.yml", cwd=rules)
 
 
 def test_each_alert_fires_when_it_should_and_only_then(rules: Path) -> None:

@@ -209,9 +209,10 @@ def test_the_pauses_double_up_to_the_interval_and_one_answer_ends_that(
     (said,) = warnings(caplog)
     assert said.startswith("what tags stand for could not be asked: ")
     assert said.endswith("Until it can, the nodes keep what they have of them")
+    assert tags.asker.errors.keys() == {tags.image("java11")}
     server.behave = well
     assert tags.after(400)
-    assert warnings(caplog) == []
+    assert (warnings(caplog), tags.asker.errors) == ([], {})
     server.behave = refuse(500)
     assert tags.after(400)
     assert tags.digests() == {}  # Unknown, which changes nothing.
