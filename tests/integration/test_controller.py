@@ -41,7 +41,8 @@ def controller_pod(kubectl: Kubectl) -> dict[str, Any]:
 
 
 def log(cluster: Cluster, kubectl: Kubectl) -> str:
-    return cluster.kubectl("logs", "-n", kubectl.namespace, controller_pod(kubectl)["metadata"]["name"])
+    """What its present process has said; empty while its container is still to come."""
+    return cluster.kubectl("logs", "-n", kubectl.namespace, controller_pod(kubectl)["metadata"]["name"], check=False)
 
 
 def ask(cluster: Cluster, kubectl: Kubectl, path: str) -> str:
