@@ -66,6 +66,17 @@ class Locked:
         """What a node may report that has this image: runtimes differ in whether they tell index or platform."""
         return frozenset({self.digest, *self.platforms.values()})
 
+    @property
+    def copied(self) -> dict[str, str]:
+        """What a mirror copies, by its digest, and where it has it below its own name, as runtimes ask a mirror for it.
+
+        Tools take a reference with a tag or with a digest, not with both; by digest an image is found under any tag.
+        """
+        reference = parse_reference(self.image)
+        source = replace(reference, tag="", digest=self.digest)
+        target = replace(reference, digest="") if reference.tag else reference
+        return {"source": str(source), "target": str(target).removeprefix(f"{reference.registry}/")}
+
 
 @dataclass(frozen=True)
 class Lock:
@@ -149,6 +160,9 @@ _SHAPE = {
             "platforms*": _platforms,
             "size*": _size,
             "locked*": _text(re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").fullmatch, "time"),
+            # For who copies the images, and not there in a lock of an older collection.
+            "source": _text(bool, "text"),
+            "target": _text(bool, "text"),
         }
     ],
 }
@@ -160,6 +174,7 @@ def parse_lock(text: str, path: str) -> Lock:
     problems = [replace(problem, value=path) for problem in problems]
     if problems:
         raise InvalidSettings(problems)
+    copied = [{key: entry.pop(key) for key in ("source", "target") if key in entry} for entry in given["images"]]
     entries = tuple(Locked(**entry) for entry in given["images"])
     names: set[tuple[str, str]] = set()
     digests: dict[str, str] = {}
@@ -172,6 +187,10 @@ def parse_lock(text: str, path: str) -> Lock:
         if digests.setdefault(entry.image, entry.digest) != entry.digest:
             what = f"images[{number}].digest {entry.digest!r} is the second one of {entry.image}"
             problems.append(_problem(path, what, RENEW))
+        for key, value in copied[number].items():
+            if value != entry.copied[key]:
+                what = f"images[{number}].{key} {value!r} is not {entry.copied[key]}, as image and digest have it"
+                problems.append(_problem(path, what, f"correct it, or {RENEW}"))
     if problems:
         raise InvalidSettings(problems)
     return Lock(path, entries)
@@ -180,7 +199,7 @@ def parse_lock(text: str, path: str) -> Lock:
 def show_lock(entries: Iterable[Locked]) -> str:
     """The text of a lock file: the same for the same entries, in whatever order."""
     order = sorted(entries, key=lambda entry: (_USES.index(entry.use), entry.name.count("/"), entry.name))
-    images = [{**vars(entry), "platforms": dict(sorted(entry.platforms.items()))} for entry in order]
+    images = [{**vars(entry), "platforms": dict(sorted(entry.platforms.items())), **entry.copied} for entry in order]
     return _HEADER + to_yaml({"version": VERSION, "images": images})
 
 

@@ -55,6 +55,13 @@ Controller(
 
 LAYERS, SIZE = 4, 40  # Of the image that is moved; megabytes in all.
 INTERVAL = 10  # Seconds; how often it is asked whether the tag was moved.
+SIMULATED: dict[str, Any] = {"node_selector": {"type": "kwok"}, "affinity": {}}
+_NOT_SIMULATED = [{"matchExpressions": [{"key": "type", "operator": "NotIn", "values": ["kwok"]}]}]
+REAL: dict[str, Any] = {
+    "affinity": {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _NOT_SIMULATED}}
+    }
+}
 MISSING = "registry.example.com/bench/missing:1"
 OWN_STATUS = {"kwok.x-k8s.io/status": "custom"}  # Of such pods the benchmark is the kubelet.
 PARTS = ("unmoved", "moved", "fleet")
@@ -124,8 +131,7 @@ def controlled(
 
 def unmoved(cluster: Cluster, hours: int, nodes: int) -> None:
     """The figures of so many hours in which no tag is moved."""
-    simulated = {"images": IMAGES, "node_selector": {"type": "kwok"}, "affinity": {}}
-    with controlled(cluster, hours * 3600 / SECONDS, nodes, **simulated) as pods:
+    with controlled(cluster, hours * 3600 / SECONDS, nodes, images=IMAGES, **SIMULATED) as pods:
         before = {pod["metadata"]["uid"] for pod in pods()}
         time.sleep(15)  # What was told last is told, and each tag was asked for once.
         mark, since = cluster.audit_mark(), time.time()
@@ -154,15 +160,15 @@ def moved(cluster: Cluster, strategy: str) -> None:
         return all(cluster.node(name).images().get(reference) == new for name in cluster.nodes)
 
     old = push("0")
-    real = {"images": {"moving": reference}, "strategy": strategy, "max_unavailable": "1"}
-    with controlled(cluster, 1.0, count, **real, caching_interval_hours=str(INTERVAL / 3600)) as pods:
+    options = {"images": {"moving": reference}, "strategy": strategy, "max_unavailable": "1", **REAL}
+    with controlled(cluster, 1.0, count, **options, caching_interval_hours=str(INTERVAL / 3600)) as pods:
         before, since = {pod["metadata"]["uid"] for pod in pods()}, time.time()
         with Watch(cluster) as watch:
             new, begun = push("1"), time.monotonic()
-            eventually(everywhere)
+            eventually(everywhere, seconds=900)
             arrived = time.monotonic() - begun
             # With image volumes a container's image is the helper's; a pod that began after that has the new one.
-            eventually(lambda: len(watch.holders) == count and not before & watch.holders)
+            eventually(lambda: len(watch.holders) == count and not before & watch.holders, seconds=900)
             held = time.monotonic() - begun
             eventually(pods)
         after = {pod["metadata"]["uid"] for pod in pods()}
@@ -223,10 +229,10 @@ def _holds(pod: Mapping[str, Any]) -> bool:
 
 def fleet(cluster: Cluster, nodes: int) -> None:
     """How many of a fleet's pods are away at a time while a changed list reaches them, and who asks in vain."""
-    api, settings = api_of(cluster), {"node_selector": {"type": "kwok"}, "affinity": {}}
-    with controlled(cluster, 1.0, nodes, images=IMAGES, **settings) as pods:
+    api = api_of(cluster)
+    with controlled(cluster, 1.0, nodes, images=IMAGES, **SIMULATED) as pods:
         fewer = dict(list(IMAGES.items())[:-1])
-        changed = require(from_options({"namespace": NAMESPACE, "images": fewer, **settings}))
+        changed = require(from_options({"namespace": NAMESPACE, "images": fewer, **SIMULATED}))
         begun, most = time.monotonic(), 0
         api.apply(objects.config_map(objects.Installation(), changed))
         while not _follows(found := api.list("Pod", NAMESPACE)[0], len(fewer), nodes):
@@ -237,7 +243,7 @@ def fleet(cluster: Cluster, nodes: int) -> None:
         longer = require(
             from_options(
                 {"namespace": NAMESPACE, "images": {**fewer, "missing": MISSING}, "pod_annotations": OWN_STATUS}
-                | settings
+                | SIMULATED
             )
         )
         api.apply(objects.config_map(objects.Installation(), longer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -135,6 +136,16 @@ def asked_of(cluster: Cluster, node: str, container: str) -> dict[str, Any]:
     told = cluster.node(node).ctr("containers", "info", "--spec", container.rpartition("/")[2])
     found: dict[str, Any] = json.loads(told)
     return found
+
+
+@pytest.mark.parametrize("config_map", [CONFIG_MAP, GROUP], ids=["image_volume", "sleep"])
+def test_a_pod_of_the_cache_ends_in_about_a_second(cache: Kubectl, config_map: str) -> None:
+    """A node that is drained, or a roll, waits for it."""
+    (pod,) = pods(cache, config_map)
+    name, began = pod["metadata"]["name"], time.monotonic()
+    cache.cluster.kubectl("delete", "pod", name, "-n", cache.namespace, "--wait=true")
+    assert time.monotonic() - began <= 3  # Of which kubectl and the kubelet's own pace take their part.
+    eventually(lambda: held(cache.cluster, cache) == {*GOOD.values(), *ASLEEP.values()}, 90)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation, operator
 from ansible_collections.kubecache.image_puller.plugins.module_utils.failures import OTHER_DIGEST, REMEDIES, classify
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Locked, show_lock
 from docs.site.build import CHECKOUT, BrokenLink, pages, rewritten
 from tests.unit import objects
 
@@ -134,3 +137,72 @@ def test_each_page_is_in_the_table_of_contents() -> None:
     listed = {line.rpartition("<")[2].rstrip(">") for block in blocks for line in block.splitlines()}
     names = {Path(name).stem for name in pages(CHECKOUT).values()} - {"index"}
     assert names - listed == set()
+
+
+DIGEST, OTHER = (f"sha256:{digit * 64}" for digit in "0a")
+# What a list may have -> what is copied, and what it is on the mirror. skopeo takes no reference with tag and digest.
+COPIED = {
+    "nginx": (f"docker.io/library/nginx@{DIGEST}", "library/nginx:latest"),
+    "team/app:1": (f"docker.io/team/app@{DIGEST}", "team/app:1"),
+    "quay.io/3scale/zync:1": (f"quay.io/3scale/zync@{DIGEST}", "3scale/zync:1"),  # Which YAML has in quotes.
+    "registry.example.com:5000/app": (f"registry.example.com:5000/app@{DIGEST}", "app:latest"),
+    f"quay.io/team/both:2@{OTHER}": (f"quay.io/team/both@{OTHER}", "team/both:2"),
+    f"quay.io/team/digest@{OTHER}": (f"quay.io/team/digest@{OTHER}", f"team/digest@{OTHER}"),
+}
+# It reads what it could take from the loop around it, and knows a directory only if it has filled it.
+SKOPEO = """\
+#!/bin/sh
+cat >/dev/null
+case "$4" in dir:*) test -f "${4#dir:}/version" || exit 1 ;; esac
+case "$5" in dir:*) mkdir "${5#dir:}" 2>/dev/null; >"${5#dir:}/version" || exit 1 ;; esac
+echo "$@" >>calls
+"""
+
+
+def mirror(page: str, directory: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run what a page says of skopeo, with a stand-in for it, in a directory that has a lock."""
+    (directory / "skopeo").write_text(SKOPEO)
+    (directory / "skopeo").chmod(0o755)
+    entries = [
+        Locked("cache", f"i{number}", image, image.partition("@")[2] or DIGEST, {}, 1, "2026-01-01T00:00:00Z")
+        for number, image in enumerate(COPIED)
+    ]
+    (directory / "puller.lock.yml").write_text(show_lock(entries))
+    blocks = re.findall(r"```shell\n(.*?)```", (CHECKOUT / page).read_text(encoding="utf-8"), re.DOTALL)
+    environment = {**os.environ, "PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"}
+    return [
+        subprocess.run(["sh", "-c", block], cwd=directory, env=environment, capture_output=True, text=True, check=False)
+        for block in blocks
+        if "skopeo" in block
+    ]
+
+
+def calls(directory: Path) -> list[tuple[str, str]]:
+    """From where and to where the stand-in was told to copy."""
+    lines = [line.split() for line in (directory / "calls").read_text().splitlines()]
+    assert all(line[:3] == ["copy", "--all", "--preserve-digests"] and len(line) == 5 for line in lines)
+    return [(source, target) for *_options, source, target in lines]
+
+
+def test_a_mirror_has_each_image_of_a_lock_under_the_name_that_nodes_ask_for(tmp_path: Path) -> None:
+    assert [(run.returncode, run.stderr) for run in mirror("docs/INSTALLING.md", tmp_path)] == [(0, "")]
+    assert calls(tmp_path) == [
+        (f"docker://{source}", f"docker://mirror.example.com/{target}") for source, target in COPIED.values()
+    ]
+
+
+def test_by_way_of_a_disk_a_mirror_has_the_same(tmp_path: Path) -> None:
+    assert [(run.returncode, run.stderr) for run in mirror("docs/site/air-gap.md", tmp_path)] == [(0, "")] * 2
+    directories = [f"dir:images/{source.rpartition(':')[2]}" for source, _target in COPIED.values()]
+    assert calls(tmp_path) == [
+        *((f"docker://{source}", there) for (source, _), there in zip(COPIED.values(), directories, strict=True)),
+        *(
+            (there, f"docker://mirror.example.com/{target}")
+            for (_, target), there in zip(COPIED.values(), directories, strict=True)
+        ),
+    ]
+
+
+def test_an_image_that_can_not_be_copied_ends_the_loop(tmp_path: Path) -> None:
+    (tmp_path / "calls").mkdir()  # So that the stand-in fails.
+    assert [run.returncode != 0 for run in mirror("docs/INSTALLING.md", tmp_path)] == [True]

@@ -76,11 +76,14 @@ DAMAGED = {
     "version: [": "it is neither JSON nor YAML (expected the node content, but found '<stream end>' at line 1",
     "version: 2\nimages: []": "version 2 is not 1, the only one that is known. Remedy: update the collection",
     _text(digest="sha256:12"): "images[0].digest 'sha256:12' is no digest. Remedy: correct it, or write the lock anew",
-    _text(image="r.io/Java"): "images[0].image 'r.io/Java' is no reference of an image.",
+    _text().replace("image: r.io/java:1", "image: r.io/J"): "images[0].image 'r.io/J' is no reference of an image.",
     _text(size=-1): "images[0].size -1 is no number of bytes.",
     _text(locked="yesterday"): "images[0].locked 'yesterday' is no time.",
     _text().replace("use: cache", "use: other"): "images[0].use 'other' is no use (cache, helper, controller).",
     _text(platforms={"linux/amd64": "x"}): "images[0].platforms 'x' is no digest.",
+    _text().replace("source: r.io/java@", "source: r.io/j@"): f"images[0].source 'r.io/j@{INDEX}' is not r.io/java@",
+    _text().replace("target: java:1", "target: java:2"): "images[0].target 'java:2' is not java:1, as image and digest",
+    _text().replace("target: java:1", "target: [1]"): "images[0].target [1] is no text.",
     _text().replace("size:", "sise:"): "the field images[0].sise is unknown. Remedy: write size.",
     show_lock([JAVA, JAVA]): "images[1].name 'java11' is there twice. Remedy: remove one, or write the lock anew",
     show_lock(
@@ -95,6 +98,12 @@ def test_what_is_wrong_with_a_file_is_said_with_path_key_value_and_remedy(text: 
         parse_lock(text, PATH)
     assert f"- lock '{PATH}': {DAMAGED[text]}" in str(error.value)
     assert all(problem.remedy for problem in error.value.problems)
+
+
+def test_a_lock_that_does_not_say_what_a_mirror_copies_is_read_too() -> None:
+    older = re.sub(r"^ *(source|target): .*\n", "", _text(), flags=re.MULTILINE)
+    assert "java@" not in older
+    assert parse_lock(older, PATH).images == (JAVA,)
 
 
 def test_names_missing_too_many_and_other_references() -> None:

@@ -52,14 +52,15 @@ def holds(cluster: Cluster, node: str) -> list[bool]:
 
 
 @pytest.mark.thorough
-def test_disk_pressure(cluster: Cluster) -> None:
+@pytest.mark.parametrize("strategy", ["sleep", "image_volume"])
+def test_disk_pressure(cluster: Cluster, strategy: str) -> None:
     # The controller's image is as large as the cache: without the taint the disk might be full.
     node = cluster.add_node({"pool": "small"}, [TAINT], image_disk_mb=DISK_MB)
     real = cluster.node(node)
     assert isinstance(real, RealNode)
     try:
         where = {"node_selector": {"pool": "small"}, "tolerations": [TAINT]}
-        with installed(cluster, BIG, size_mb=30, **where) as cache:
+        with installed(cluster, BIG, size_mb=30, strategy=strategy, **where) as cache:
             before = cache.held()
             assert holds(cluster, node) == [True, True]
             fill(cluster, node, cache.namespace, 120)

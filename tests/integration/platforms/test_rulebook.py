@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The rulebook, run by ansible-rulebook: an alert as Alertmanager posts it brings a lost DaemonSet back."""
+"""The rulebook, run by ansible-rulebook: what an alert as Alertmanager posts it mends, and what it tells."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from ..conftest import DAEMONSET, Kubectl, eventually, modules_of, new_namespace
 pytestmark = pytest.mark.skipif(not shutil.which("java"), reason="ansible-rulebook needs Java 17, and there is no java")
 
 EDA = ROOT / "extensions" / "eda"
-JAVA = "registry.example.com/team/java11:2.1"
+JAVA, ABSENT = "registry.example.com/team/java11:2.1", "registry.example.com/team/absent:1"
 ALERTS = [
     rule["alert"]
     for group in yaml.safe_load((ROOT / "deploy/monitoring/prometheus_rule.yaml").read_text())["spec"]["groups"]
@@ -126,3 +127,23 @@ def test_a_firing_alert_brings_a_lost_daemonset_back(
     assert cached.get("daemonset", DAEMONSET) is None
     alert("ImagePullerDegraded", cached.namespace)
     eventually(lambda: cached.get("daemonset", DAEMONSET), seconds=90)
+
+
+def test_an_alert_of_a_failing_image_leaves_the_table_in_the_log_once_however_often_it_is_posted(
+    cluster: Cluster, cached: Kubectl, alert: Callable[..., None], tmp_path: Path
+) -> None:
+    module, images = modules_of(cluster, cached.namespace), {"java11": JAVA, "absent": ABSENT}
+    module("install", images=images, controller=False, daemonset=True)
+    eventually(lambda: "not_found" in {row["class"] for row in module("info")["rows"]}, seconds=60)
+    for _number in range(2):
+        alert("ImagePullerImageFailing", cached.namespace)
+    alert("ImagePullerDegraded", cached.namespace)
+
+    def told() -> str:
+        """What was told once the last alert's play, which comes after all others, has begun."""
+        text = (tmp_path / "log").read_text()
+        return text if "PLAY [Check the health of the Image Puller]" in text else ""
+
+    status, _begun, _rest = eventually(told, seconds=120).partition("PLAY [Check the health")
+    assert status.count("PLAY [Show the state of the Image Puller]") == 1
+    assert re.search(r"^absent .* not_found\b", status, re.MULTILINE), status
