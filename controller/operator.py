@@ -196,7 +196,7 @@ class Operator:
         why = self._why_not(namespace, keep) if keeping else ""
         if not why or state.failures >= _PASSING:
             if why:
-                message = f"{why}. It is tried again with growing pauses"
+                message = why.rstrip(".") + ". It is tried again with growing pauses"
                 state.seen = replace(state.seen, image="", refusal=Refusal("ReconcileError", message))
             why = self._why_not(namespace, lambda: self._tell(ruler, resources, state)) or why
         if why:

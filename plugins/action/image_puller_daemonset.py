@@ -18,6 +18,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
 MODULE = "kubecache.image_puller.image_puller_daemonset"
 # Seconds of a slice until a time of the wait has come: each costs the start of a module.
 SLICES = ((5.0, 5.0), (10.0, 120.0), (20.0, float("inf")))
+PAUSE = 2.0  # Seconds until a slice is tried once more.
 AGAIN = 60.0  # Seconds after which the same line is told again, so that a log shows that it goes on.
 
 
@@ -48,9 +49,12 @@ class ActionModule(ActionBase):
         while True:
             answer = self._execute_module(MODULE, {**arguments, "wait_slice": slice_}, task_vars=task_vars)
             following = answer.pop("wait_slice", None)
-            result = joined(result, answer)
-            if not following or result.get("failed"):
-                return result
+            if following and answer.get("failed"):  # The API server does not answer: it may start anew.
+                time.sleep(PAUSE)
+            else:
+                result = joined(result, answer)
+                if not following:
+                    return result
             waited = time.monotonic() - start
             line = following.pop("progress")
             if line != told or waited - told_at >= AGAIN:

@@ -68,7 +68,11 @@ _CHECK = "Check the kubeconfig, context or host"
 
 
 class ConnectionProblem(Exception):
-    """No client could be made; the text says why, and what to do."""
+    """No client could be made; the text says why, and what to do. ``transient``: that may pass by itself."""
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 def connect(module: AnsibleModule) -> Client:
@@ -84,7 +88,7 @@ def connect(module: AnsibleModule) -> Client:
     try:
         return open_client({name: module.params[name] for name in CONNECTION_ARGUMENTS})
     except ConnectionProblem as problem:
-        module.fail_json(msg=str(problem))
+        module.fail_json(msg=str(problem), **same_slice(module, problem))
         raise  # Never reached: fail_json ends the process.
     finally:
         tempfile.tempdir = before
@@ -104,8 +108,16 @@ def open_client(options: Mapping[str, Any]) -> Client:
     except ConnectionProblem:
         raise
     except Exception as error:  # The libraries pass on whatever the files, plugins and sockets below them raise.
-        raise ConnectionProblem(explain(error)) from error
+        raise ConnectionProblem(explain(error), as_api_error(error, "connect").transient) from error
     return client
+
+
+def same_slice(module: AnsibleModule, error: Exception) -> dict[str, Any]:
+    """What a module that fails returns besides: where that may pass, and it is a later slice of a wait, that slice."""
+    slice_ = module.params.get("wait_slice")
+    if not getattr(error, "transient", False) or not slice_ or not 0 < slice_["waited"] < module.params["wait_timeout"]:
+        return {}
+    return {"wait_slice": {**slice_, "progress": str(error)}}
 
 
 def secrets(kubeconfig: object) -> set[str]:
@@ -195,7 +207,8 @@ def _time_limit() -> Iterator[None]:
     """Give up when nobody answers: the client's first requests have no limit, and are tried four times."""
 
     def stop(*_: object) -> None:
-        raise ConnectionProblem(f"The API server does not answer within {LIMIT} seconds. {_CHECK}, and the network.")
+        late = f"The API server does not answer within {LIMIT} seconds. {_CHECK}, and the network."
+        raise ConnectionProblem(late, transient=True)
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, LIMIT, 1)  # Again after a second: a library may swallow the first one.

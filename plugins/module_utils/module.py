@@ -12,7 +12,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Change, Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import CONNECTION_ARGUMENTS, connect
+from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import (
+    CONNECTION_ARGUMENTS,
+    connect,
+    same_slice,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import read_plan
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import DEPLOYMENT_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
@@ -101,7 +105,7 @@ def run_here(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     except Failure as error:
         result, failure = error.result, str(error)
     except (InvalidSettings, ApiError, RuntimeError) as error:
-        result, failure = {}, str(error)
+        result, failure = same_slice(module, error), str(error)
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     if failure is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, Report, failure_sentences
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.progress import progress
@@ -69,7 +70,7 @@ def wait_until_cached(
     """Observe sets until each has what the policy asks for, and the controller runs; :class:`NotCached` otherwise.
 
     Failures that only a person can mend end the wait at once, a host whose name is unknown at the second try. All
-    others may pass, and are waited for.
+    others may pass, and are waited for. So is an API server that does not answer, up to the end: an ApiError then.
 
     :param observers: how to look at each set, by what its sentences begin with (empty: nothing).
     :param timeout: seconds of the whole wait.
@@ -78,31 +79,50 @@ def wait_until_cached(
     start, pause, unknown = clock() - slice_.waited, _FIRST_PAUSE, dict(slice_.unknown)
     end_of_slice = slice_.waited + (timeout if slice_.seconds is None else slice_.seconds)
     before: list[Any] = []
+    reports: dict[str, Report] = {}
     while True:
         looked = clock()
-        reports = {name: observe() for name, observe in observers.items()}
-        held_up, final = controller()
+        found = _look(observers, controller)
         now, cost = clock() - start, clock() - looked
-        pending = {name: report for name, report in reports.items() if not policy.is_met(report)}
-        if not pending and not held_up:
-            return Waited(reports)
-        unknown = _unknown(pending, unknown, now)
-        twice = {key for key, (_node, since) in unknown.items() if now - since >= SECOND_TRY}
-        if hopeless := {name: why for name in pending if (why := _hopeless(name, reports[name], policy, twice))}:
-            raise NotCached(_joined(hopeless), reports)
-        if final:
-            raise NotCached(held_up, reports)
-        if now >= timeout:
-            why = _joined({name: _lacking(report, policy) for name, report in pending.items()})
-            why = " ".join(filter(None, (why, held_up)))
-            raise NotCached(f"Not cached after {timeout:.0f} s: {why}", reports, timed_out=True)
-        if now >= end_of_slice:
+        if isinstance(found, ApiError):
+            held_up = str(found)
+            if now >= timeout:
+                raise found
+        else:
+            reports, (held_up, final) = found
+            pending = {name: report for name, report in reports.items() if not policy.is_met(report)}
+            if not pending and not held_up:
+                return Waited(reports)
+            unknown = _unknown(pending, unknown, now)
+            twice = {key for key, (_node, since) in unknown.items() if now - since >= SECOND_TRY}
+            if hopeless := {name: why for name in pending if (why := _hopeless(name, reports[name], policy, twice))}:
+                raise NotCached(_joined(hopeless), reports)
+            if final:
+                raise NotCached(held_up, reports)
+            if now >= timeout:
+                why = _joined({name: _lacking(report, policy) for name, report in pending.items()})
+                why = " ".join(filter(None, (why, held_up)))
+                raise NotCached(f"Not cached after {timeout:.0f} s: {why}", reports, timed_out=True)
+        if reports and now >= end_of_slice:
             line = "; ".join(filter(None, (progress(reports), held_up)))
             return Waited(reports, Slice(slice_.seconds, now, unknown), line)
         seen: list[Any] = [(report.verdict, report.rows) for report in reports.values()]
         pause = _FIRST_PAUSE if seen != before else min(pause * 1.2, _QUIET_PAUSE)
         before = seen
-        sleep(min(max(pause, min(_SHARE * cost, _LONGEST_PAUSE)), min(timeout, end_of_slice) - now))
+        until = min(timeout, end_of_slice) if now < end_of_slice else timeout
+        sleep(min(max(pause, min(_SHARE * cost, _LONGEST_PAUSE)), until - now))
+
+
+def _look(
+    observers: Mapping[str, Callable[[], Report]], controller: Controller
+) -> tuple[dict[str, Report], tuple[str, bool]] | ApiError:
+    """What is to be seen now, or why not, where that may pass: an API server that starts anew, or asks for patience."""
+    try:
+        return {name: observe() for name, observe in observers.items()}, controller()
+    except ApiError as error:
+        if not error.transient:
+            raise
+        return error
 
 
 def _unknown(reports: Mapping[str, Report], before: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -304,6 +304,13 @@ def test_what_a_quota_refuses_is_in_the_status_in_the_api_servers_words(cluster:
     cluster.kubectl("delete", "resourcequota", "few", "-n", puller.namespace)
     puller.wait()
     assert puller.condition("Degraded")[0] == "False"
+
+    def is_owned() -> bool:
+        """By the Deployment that was made anew: its controller goes on."""
+        owners = [owner["uid"] for owner in puller.daemonset()["metadata"]["ownerReferences"]]
+        return (puller.get("deployment", DEPLOYMENT) or {})["metadata"]["uid"] in owners
+
+    eventually(is_owned, 60)
     assert puller.daemonset()["metadata"]["uid"] == daemonset
 
 

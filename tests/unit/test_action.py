@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.kubecache.image_puller.plugins.action.image_puller_daemonset import joined
+import pytest
+
+from ansible_collections.kubecache.image_puller.plugins.action import image_puller_daemonset as action
+from ansible_collections.kubecache.image_puller.plugins.action.image_puller_daemonset import ActionModule, joined
 
 
 def _answer(action: str = "none", cached: int = 0, **more: Any) -> dict[str, Any]:
@@ -38,3 +41,42 @@ def test_a_slice_that_fails_keeps_its_message_and_what_was_done_before() -> None
     failure = {"failed": True, "msg": "could not list Pods"}
     told = joined(_answer("created"), failure)
     assert (told["failed"], told["msg"], told["changed"], told["action"]) == (True, failure["msg"], True, "created")
+
+
+class Slices(ActionModule):
+    """A wait whose slices are answered so, one after another."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+        self.lines: list[str] = []
+
+    def _execute_module(self, name: str, arguments: dict[str, Any], **_: Any) -> dict[str, Any]:
+        self.asked.append(arguments["wait_slice"])
+        return self.answers.pop(0)
+
+    def _tell(self, line: str) -> None:
+        self.lines.append(line.partition(": ")[2])
+
+
+def _following(progress: str) -> dict[str, Any]:
+    return {"wait_slice": {"seconds": 5.0, "waited": 5.0, "unknown": {"java11": ["node-1", 2]}, "progress": progress}}
+
+
+def test_a_slice_in_which_nobody_answers_is_tried_again_with_what_it_had_to_remember(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(action, "PAUSE", 0.0)
+    away = [{"failed": True, "msg": "nobody answers", **_following("nobody answers")} for _ in range(2)]
+    slices = Slices(_answer("created") | _following("1 of 2"), *away, _answer(cached=2))
+    told = slices._wait({"wait": True}, {})
+    assert (told["action"], told["summary"]) == ("created", {"cached": 2})
+    assert "failed" not in told
+    assert slices.lines == ["1 of 2", "nobody answers"]
+    assert [asked.get("unknown") for asked in slices.asked] == [None, *[{"java11": ["node-1", 2]}] * 3]
+
+
+def test_a_slice_that_fails_for_good_ends_the_wait() -> None:
+    slices = Slices(_answer("created") | _following("1 of 2"), {"failed": True, "msg": "forbidden"})
+    told = slices._wait({"wait": True}, {})
+    assert (told["failed"], told["msg"], told["action"]) == (True, "forbidden", "created")

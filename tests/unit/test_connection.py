@@ -26,6 +26,7 @@ from kubernetes.client import Configuration
 
 from ansible_collections.kubecache.image_puller.plugins.doc_fragments.kubernetes import ModuleDocFragment
 from ansible_collections.kubecache.image_puller.plugins.module_utils import connection, module
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.connection import (
     CONNECTION_ARGUMENTS,
     ConnectionProblem,
@@ -305,8 +306,10 @@ class Module:
         self.params = dict.fromkeys(CONNECTION_ARGUMENTS) | options
         self.no_log_values: set[str] = set()
         self.tmpdir = str(tmpdir)
+        self.told: dict[str, Any] = {}
 
-    def fail_json(self, msg: str) -> NoReturn:
+    def fail_json(self, msg: str, **told: Any) -> NoReturn:
+        self.told = told
         raise SystemExit(msg)
 
 
@@ -332,6 +335,21 @@ def test_module_hides_the_secrets_of_a_kubeconfig_structure(tmp_path: Path) -> N
     with pytest.raises(SystemExit, match=r"127\.0\.0\.1:1 does not answer"):
         connection.connect(module)
     assert module.no_log_values == {"s3cret"}
+
+
+@pytest.mark.parametrize(("waited", "again"), [(0.0, False), (7.0, True), (60.0, False)])
+def test_a_later_slice_of_a_wait_may_be_tried_again_where_nobody_answers(
+    tmp_path: Path, waited: float, again: bool
+) -> None:
+    """At once in the first one, since the address may be wrong, and at the end of the time."""
+    slice_ = {"seconds": 5.0, "waited": waited, "unknown": {}}
+    module = Module(tmp_path, kubeconfig=KUBECONFIG, wait_slice=slice_, wait_timeout=60)
+    with pytest.raises(SystemExit) as failed:
+        connection.connect(module)
+    assert module.told == ({"wait_slice": {**slice_, "progress": str(failed.value)}} if again else {})
+    refused = ApiError("forbidden", 403)
+    assert connection.same_slice(module, refused) == connection.same_slice(module, RuntimeError("no")) == {}
+    assert bool(connection.same_slice(module, ApiError("slow down", 429))) == again
 
 
 def test_secrets_of_a_kubeconfig_structure() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report, Row
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
@@ -211,3 +212,63 @@ def test_a_host_that_the_kubelet_has_not_found_twice_ends_it_at_the_first_look()
     with pytest.raises(NotCached, match="unknown_host"):
         wait(clock, main=one_after_another(Report("Degraded", ("failed",), rows=(row,), nodes=("node-1",))))
     assert clock.now == 0
+
+
+AWAY = ApiError("could not list Pods: the API server does not answer (Connection refused)")
+
+
+class Away:
+    """A look at a set whose API server does not answer for some seconds."""
+
+    def __init__(self, clock: Clock, since: float, until: float, error: ApiError = AWAY) -> None:
+        self.clock, self.since, self.until, self.error = clock, since, until, error
+
+    def __call__(self) -> Report:
+        if self.since <= self.clock.now < self.until:
+            raise self.error
+        return HEALTHY if self.clock.now >= self.until else COMING
+
+
+@pytest.mark.parametrize("since", [0, 3])
+@pytest.mark.parametrize("status", [0, 429, 500, 503])
+def test_an_api_server_that_starts_anew_ends_no_wait(since: float, status: int) -> None:
+    clock = Clock()
+    assert wait(clock, main=Away(clock, since, 30, ApiError("could not list Pods", status))) == {"": HEALTHY}
+    assert 30 <= clock.now < 32
+
+
+def test_an_api_server_that_stays_away_is_told_at_the_end() -> None:
+    clock = Clock()
+    with pytest.raises(ApiError, match="does not answer"):
+        wait(clock, main=Away(clock, 3, 1000))
+    assert clock.now == 100
+
+
+def test_what_the_api_server_refuses_ends_a_wait_at_once() -> None:
+    clock = Clock()
+    with pytest.raises(ApiError, match="forbidden"):
+        wait(clock, main=Away(clock, 0, 1000, ApiError("forbidden", 403)))
+    assert clock.now == 0
+
+
+@pytest.mark.parametrize("since", [0, 3])
+def test_slices_go_on_while_the_api_server_is_away_with_what_was_seen_last(since: float) -> None:
+    clock, lines = Clock(), list[str]()
+    in_slices(clock, Away(clock, since, 18), 100, lines)
+    assert 18 <= clock.now < 20
+    assert lines[-1] == ""
+    if since:
+        assert lines[0].endswith(f"; {AWAY}")
+
+
+def test_a_controller_that_can_not_be_looked_at_is_waited_for() -> None:
+    clock = Clock()
+
+    def controller() -> tuple[str, bool]:
+        if clock.now < 9:
+            raise AWAY
+        return "", False
+
+    sets = {"": one_after_another(HEALTHY)}
+    wait_until_cached(sets, timeout=60, controller=controller, clock=clock, sleep=clock.sleep)
+    assert 9 <= clock.now < 11

@@ -20,7 +20,7 @@ import pytest
 
 from tests.cluster import Cluster, ClusterError
 
-from ..conftest import CONFIG_MAP, eventually
+from ..conftest import CONFIG_MAP, Kubectl, Playbook, eventually
 from .conftest import JAVA, PATIENCE, THEIA, Cache, Held, installed
 
 STOPPED, CUT = 60, 120  # seconds
@@ -75,6 +75,25 @@ def test_controller_cut_off_for_two_minutes_with_half_open_connections(outage: O
     outage.far.healthy(PATIENCE)
     assert outage.far.daemonset()["metadata"]["uid"] == outage.far_before.daemonset
     assert outage.far.on_nodes() >= outage.far_before.images
+
+
+def test_api_server_away_while_an_installation_waits(cluster: Cluster, namespace: str, playbook: Playbook) -> None:
+    image, kubectl = "registry.example.com/slow-faults/image:1", Kubectl(cluster, namespace)
+    cluster.push(image, size_mb=40)
+    cluster.registry_fault("slow-faults/", "slow", bytes_per_second=1_000_000)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        play = pool.submit(playbook, "install", images={"slow": image}, controller=False)
+        try:
+            eventually(lambda: len(kubectl.list("pod")) == len(cluster.nodes), 60)
+            time.sleep(4)  # The play waits by now, and has told of it.
+            cluster.component_stop("kube-apiserver")
+            time.sleep(15)
+            cluster.component_start("kube-apiserver")
+        finally:
+            cluster.registry_clear()
+        run = play.result()
+    assert re.search(r"^\[localhost\] \d+ s: .*does not answer", run.stdout, re.MULTILINE), run.stdout
+    assert "1 of 1 image cached on both nodes" in run.stdout
 
 
 def test_watch_history_gone(cluster: Cluster, cache: Cache) -> None:
