@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime, timezone
 from typing import Any
@@ -33,7 +34,11 @@ ALERTS = {rule["alert"]: rule for rule in GROUP["rules"]}
 def told() -> str:
     """What /metrics of a controller and of an operator tell once everything has happened."""
     metrics, theirs = Metrics(), OperatorMetrics()
-    metrics.digests["set"] = Digest("Degraded", failed={"theia": {"not_found": 1}})
+    counts = {"states": {"failed": 1}, "nodes": {"incomplete": 1}, "pulling": {"java11": 1}}
+    metrics.digests["set"] = Digest("Degraded", failed={"theia": {"not_found": 1}}, **counts)
+    metrics.actions.labels("set", "create").inc()
+    metrics.api_errors.labels("get", "500").inc()
+    metrics.problems.labels("set").set(1)
     metrics.errors.labels("set").inc()
     metrics.paused_until.labels("set").set(1)
     metrics.roll_stopped.labels("set").set(1)
@@ -84,3 +89,41 @@ def test_the_pod_monitor_finds_controller_and_operator_and_no_other_pod() -> Non
         assert matches(template)
         assert endpoint["port"] in [port["name"] for port in template["spec"]["containers"][0]["ports"]]
     assert not matches({"metadata": {"labels": objects.desired()["spec"]["template"]["metadata"]["labels"]}})
+
+
+DASHBOARD = json.loads(manifest("dashboard.yaml")["data"]["image-puller.json"])
+EXPRESSIONS = {
+    (panel["title"], target["refId"]): target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
+}
+
+
+@pytest.mark.parametrize("panel", EXPRESSIONS)
+def test_a_panel_asks_for_metrics_and_labels_that_there_are(panel: tuple[str, str]) -> None:
+    lines = [line for line in told().splitlines() if not line.startswith("#")]
+    asked = re.findall(r"\b(image_puller_\w+)(?:\{([^}]*)\})?", EXPRESSIONS[panel])
+    assert asked
+    grouped = {label for labels in re.findall(r"\bby \(([^)]*)\)", EXPRESSIONS[panel]) for label in labels.split(", ")}
+    for metric, matchers in asked:
+        (sample, *_others) = [line for line in lines if re.match(rf"{metric}[{{ ]", line)]
+        labels = grouped | set(re.findall(r"(\w+)=~?", matchers))
+        assert labels - {"namespace", "pod"} <= set(re.findall(r"(\w+)=", sample)), metric
+
+
+def test_panels_have_names_of_their_own_and_do_not_overlap() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    taken = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(taken)) == len(taken)
+    assert max(x for x, _y in taken) < 24, "Grafana's grid has 24 columns"
+
+
+def test_each_metric_of_a_set_is_in_the_dashboard() -> None:
+    ours = set(re.findall(r"^(image_puller_\w+)\{[^}]*image_set=", told(), re.MULTILINE))
+    ours = {name for name in ours if not name.endswith("_created")}
+    shown = {name for expression in EXPRESSIONS.values() for name in re.findall(r"\bimage_puller_\w+", expression)}
+    assert ours - shown == {"image_puller_last_successful_sync_timestamp_seconds"}, "which an alert watches"
