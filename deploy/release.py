@@ -68,8 +68,8 @@ def check_version(version: str, before: list[str]) -> None:
 
 
 def names_of(version: str) -> re.Pattern[str]:
-    """Where this version of the collection is named: in a reference of one of our images, or as its own."""
-    named = r"(^version: |^ +version: |^VERSION = \"|\bimage-puller(?:-operator-bundle)?:)"
+    """Where this version of the collection is named: of one of our images, of the tarball, or as its own."""
+    named = r"(^version: |^ +version: |^VERSION = \"|\bimage-puller(?:-operator-bundle)?:|\bkubecache-image_puller-)"
     return re.compile(rf"{named}{re.escape(version)}(?![\w-]|\.\d)", re.MULTILINE)
 
 

@@ -34,7 +34,7 @@ ALERTS = {rule["alert"]: rule for rule in GROUP["rules"]}
 def told() -> str:
     """What /metrics of a controller and of an operator tell once everything has happened."""
     metrics, theirs = Metrics(), OperatorMetrics()
-    counts = {"states": {"failed": 1}, "nodes": {"incomplete": 1}, "pulling": {"java11": 1}}
+    counts: dict[str, Any] = {"states": {"failed": 1}, "nodes": {"incomplete": 1}, "pulling": {"java11": 1}}
     metrics.digests["set"] = Digest("Degraded", failed={"theia": {"not_found": 1}}, **counts)
     metrics.actions.labels("set", "create").inc()
     metrics.api_errors.labels("get", "500").inc()
