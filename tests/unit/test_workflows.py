@@ -40,13 +40,16 @@ def test_a_workflow_may_read_and_only_a_release_may_write(name: str) -> None:
 
 def test_what_is_released_was_tested_and_approved() -> None:
     release = jobs("release")
-    assert release["test"] == {"uses": "./.github/workflows/test.yml"}
+    assert release["test"] == {"uses": "./.github/workflows/test-all.yml"}
     assert (release["release"]["needs"], release["release"]["environment"]) == ("test", "release")
 
 
 def test_they_run_what_is_run_at_home() -> None:
-    steps = [step["run"] for name in ("test", "release") for step in jobs(name)[name]["steps"] if "run" in step]
-    assert (steps[0], steps[-1]) == ("sudo --preserve-env=CI .ci/run", "make release PUSH=1")
+    names = ("test", "test-all", "release")
+    steps = [step["run"] for name in names for step in jobs(name)[name]["steps"] if "run" in step]
+    assert steps[0] == "sudo --preserve-env=CI .ci/run"
+    assert steps[1].endswith(" make test-all")
+    assert steps[-1] == "make release PUSH=1"
     assert "exec make test\n" in (ROOT / ".ci" / "run").read_text()
 
 
