@@ -55,19 +55,23 @@ galaxy: setup ## Build the collection, install it elsewhere, find everything the
 	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
 
 # Files are shared out to the workers, each of which has a cluster of its own. ARGS='-m ""' runs both kinds.
+BROWSER = $(PY) -c "import tests.browser; tests.browser.prepare()"
 ON_CLUSTERS = $(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
 	  --ignore=$(MATRIX) $(SPREAD)
 
 integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
+	@$(BROWSER)
 	$(ON_CLUSTERS) -m "not thorough" $(ARGS)
 
 thorough: setup image ## More of these, which take long or show one more way to the same
+	@$(BROWSER)
 	$(ON_CLUSTERS) -m thorough $(ARGS)
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
 platforms: platform-tools docs-tools image ## The next eight, in one go
+	@$(BROWSER)
 	$(PY) -m pytest $(PLATFORMS) $(ARGS)
 
 promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
@@ -86,6 +90,7 @@ rulebook: platform-tools image ## The rulebook, with ansible-rulebook; it needs 
 	$(PY) -m pytest $(PLATFORMS)/test_rulebook.py $(ARGS)
 
 docs-test: docs-tools image ## The documentation: its links, and its tutorial on a real cluster, as written
+	@$(BROWSER)
 	$(PY) -m pytest $(PLATFORMS)/test_docs.py $(ARGS)
 
 actionlint: setup ## The code host's workflows, with actionlint

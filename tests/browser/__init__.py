@@ -49,6 +49,12 @@ def chromium() -> str:
     return next(path for path in map(shutil.which, PROGRAMS) if path)
 
 
+def prepare() -> None:
+    """Install both where they are missing: within a cluster's network there is no way out to fetch them."""
+    chromium()
+    axe()
+
+
 def axe() -> str:
     """The source of axe-core."""
     found = _axe()

@@ -52,6 +52,7 @@ class StandIn:
     def __init__(self, cluster: Cluster) -> None:
         self.failure: dict[str, str] = {}
         self._cluster = cluster
+        self._installed = set[str]()  # The uids of Subscriptions.
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._csv, self._definition = (
@@ -93,7 +94,10 @@ class StandIn:
             for csv in found if groups else ():
                 self._status("clusterserviceversion", csv, phase="Failed", reason="TooManyOperatorGroups")
         elif not found:
-            self._install(namespace, groups[0]["spec"]["targetNamespaces"])
+            # Once, as OLM does: a ClusterServiceVersion that somebody removes afterwards does not come again.
+            if subscription["metadata"]["uid"] not in self._installed:
+                self._install(namespace, groups[0]["spec"]["targetNamespaces"])
+                self._installed.add(subscription["metadata"]["uid"])
         elif found[0].get("status", {}).get("phase") != "Succeeded":
             self._look(found[0], subscription)
 
