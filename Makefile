@@ -17,7 +17,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) thorough platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
+.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) thorough platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image browser bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -55,23 +55,23 @@ galaxy: setup ## Build the collection, install it elsewhere, find everything the
 	$(PY) -m pytest tests/integration/test_galaxy.py $(ARGS)
 
 # Files are shared out to the workers, each of which has a cluster of its own. ARGS='-m ""' runs both kinds.
-BROWSER = $(PY) -c "import tests.browser; tests.browser.prepare()"
 ON_CLUSTERS = $(PY) -m pytest $(TESTS) --ignore=tests/integration/test_galaxy.py --ignore=$(PLATFORMS) \
 	  --ignore=$(MATRIX) $(SPREAD)
 
-integration: setup image ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
-	@$(BROWSER)
+integration: setup image browser ## Tests on real clusters, which they start and stop; WORKERS=0: one after another
 	$(ON_CLUSTERS) -m "not thorough" $(ARGS)
 
-thorough: setup image ## More of these, which take long or show one more way to the same
-	@$(BROWSER)
+thorough: setup image browser ## More of these, which take long or show one more way to the same
 	$(ON_CLUSTERS) -m thorough $(ARGS)
+
+# Before the tests enter a cluster's network, which has no way out.
+browser: setup ## Fetch Chromium and axe-core, if they are missing
+	@$(PY) -c "import tests.browser; tests.browser.prepare()"
 
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
-platforms: platform-tools docs-tools image ## The next eight, in one go
-	@$(BROWSER)
+platforms: platform-tools docs-tools image browser ## The next eight, in one go
 	$(PY) -m pytest $(PLATFORMS) $(ARGS)
 
 promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
@@ -89,8 +89,7 @@ runner: platform-tools image ## The job templates, with ansible-runner, as a job
 rulebook: platform-tools image ## The rulebook, with ansible-rulebook; it needs Java 17
 	$(PY) -m pytest $(PLATFORMS)/test_rulebook.py $(ARGS)
 
-docs-test: docs-tools image ## The documentation: its links, and its tutorial on a real cluster, as written
-	@$(BROWSER)
+docs-test: docs-tools image browser ## The documentation: its links, and its tutorial on a real cluster, as written
 	$(PY) -m pytest $(PLATFORMS)/test_docs.py $(ARGS)
 
 actionlint: setup ## The code host's workflows, with actionlint
