@@ -219,8 +219,18 @@ class Benchmark:
         fields = f"spec.nodeName={self.cluster.nodes[0]}"
         return self.api.list("Pod", NAMESPACE, labels="app.kubernetes.io/component=controller", fields=fields)[0]
 
+    def ready(self) -> int:
+        """The nodes on which the pod of the present DaemonSet is ready."""
+        found = self.api.get("DaemonSet", self.settings.daemonset_name, NAMESPACE) or {}
+        return int((found.get("status") or {}).get("numberReady") or 0)
+
     def settled(self) -> None:
-        """Wait until the controller calls the set healthy."""
+        """Wait until all pods of the DaemonSet that is there are ready, and the controller calls the set healthy.
+
+        It may still say so of the one before. Deleted while its pods are being created, a DaemonSet of the same name is
+        left alone by the DaemonSet controller for minutes: it waits to see the pods that it made for the other one.
+        """
+        eventually(lambda: self.ready() == self.nodes, seconds=1800, pause=0.2)
         healthy = f'image_set="{objects.Installation().config_map_name}",verdict="Healthy"}} 1.0'
         complete = f'state="complete"}} {float(self.nodes)}'
         eventually(lambda: healthy in (told := self.process.metrics()) and complete in told, seconds=1800, pause=0.5)
