@@ -16,6 +16,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     SETTLED,
     describe,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import (
     Refresh,
@@ -42,8 +43,6 @@ from controller.digest import Told
 from controller.world import World
 
 log = logging.getLogger("image-puller")
-
-_NAMED = 3  # Images in one line of the log.
 
 
 class Refresher:
@@ -209,7 +208,7 @@ def unnoticed(settings: Settings, live: Object, report: Report, now: datetime) -
     names = tuple(name for name in tags if name in found)
     if not names:
         return (), ""
-    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    shown = some(names)
     digests = "the digest of {} is" if len(names) == 1 else "the digests of {} are"
     return names, (
         f"{digests.format(shown)} not told on {len(places)} node{'' if len(places) == 1 else 's'}, so that a moved tag "

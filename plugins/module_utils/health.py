@@ -31,6 +31,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     STATUS,
     describe,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
     is_tainted_by_state,
@@ -674,10 +675,9 @@ def failure_sentences(rows: Iterable[Row]) -> list[str]:
     for (name, image, class_), found in groups.items():
         nodes = [row.node for row in found]
         said = " ".join((found[0].message or found[0].reason or "nothing").split())
-        shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
         words = f"{said[:1].upper()}{said[1:]}" if class_ == OTHER_DIGEST else f"The kubelet says: {said}"
         sentences.append(
-            f"{name} ({image}) failed on {_nodes(len(nodes))} ({shown}): {class_}. "
+            f"{name} ({image}) failed on {_nodes(len(nodes))} ({some(nodes)}): {class_}. "
             f"{words.rstrip('.')}. Remedy: {REMEDIES[class_]}."
         )
     return sentences

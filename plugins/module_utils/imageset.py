@@ -42,6 +42,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     is_ours,
     label_selector,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import (
     DELETION_GRACE,
@@ -597,9 +598,7 @@ def wait_until_ended(cluster: Cluster, daemonsets: Iterable[Mapping[str, Any]], 
         if not ending:
             return [f"{describe(pod)} on {pod['spec']['nodeName']}" for pod in pods]
         if waited > timeout:
-            more = f" and {len(ending) - 3} more" if len(ending) > 3 else ""
-            names = ", ".join(describe(pod) for pod in ending[:3])
-            raise RuntimeError(f"{names}{more}: still being deleted after {timeout:.0f} s")
+            raise RuntimeError(f"{some(map(describe, ending))}: still being deleted after {timeout:.0f} s")
         time.sleep(pause)
         pause = min(1.5 * pause, _LONGEST_PAUSE)
     return []

@@ -52,6 +52,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     describe,
     is_ours,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.operated import Hands, wait_until
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import crd, read_resource
@@ -743,8 +744,7 @@ def _remove_namespace(
         outcome.left.append(f"Namespace {settings.namespace} stays: can't tell whether it is empty ({error})")
         return
     if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        outcome.left.append(f"Namespace {settings.namespace} stays: it has {', '.join(foreign[:3])}{more}")
+        outcome.left.append(f"Namespace {settings.namespace} stays: it has {some(foreign)}")
         return
     if requested:  # Its administrator may delete the project, and no namespace.
         cluster.delete("Project", settings.namespace, dry_run=dry_run)

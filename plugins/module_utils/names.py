@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MANAGER = "kubecache.image_puller"
@@ -28,6 +28,8 @@ REFRESH_OF = "kubecache.io/refresh-of"  # On the short-lived DaemonSet: the one 
 REFRESH = "kubecache.io/refresh"  # There: what it pulls, and on which nodes now.
 SETTLED = "kubecache.io/settled-digests"  # On a set's ConfigMap: what nodes call a digest of the registry.
 
+_NAMED = 3
+
 LABELS = {"app.kubernetes.io/name": "kubernetes-image-puller", MANAGED_BY: MANAGER}
 
 
@@ -42,6 +44,13 @@ def describe(obj: Mapping[str, Any]) -> str:
     data = metadata(obj)
     namespace = data.get("namespace")
     return f"{obj.get('kind')} {namespace + '/' if namespace else ''}{data.get('name')}"
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are: how sentences list what may be many."""
+    names = list(names)
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def label_selector(obj: Mapping[str, Any]) -> str:

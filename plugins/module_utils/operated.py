@@ -26,6 +26,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     describe,
     is_ours,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.resource import (
     CRD_NAME,
@@ -342,8 +343,7 @@ def _remove_definition(hands: Hands) -> None:
         elif serving:
             hands.left(f"{describe(live)} stays: Deployment {serving}/{operator.NAME} needs it")
         elif others:
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            hands.left(f"{describe(live)} stays: {', '.join(map(describe, others[:3]))}{more} would go with it")
+            hands.left(f"{describe(live)} stays: {some(map(describe, others))} would go with it")
         else:
             hands.remove("CustomResourceDefinition", CRD_NAME, None)
             if (

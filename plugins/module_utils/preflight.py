@@ -36,6 +36,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import parse_reference
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import NODE_SELECTOR
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import CACHE, RENEW, Lock, drift
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import some
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity import (
     parse_quantity,
@@ -63,7 +64,6 @@ UNPACK_FACTOR = Decimal("2.8")
 # Above 85 % the kubelet begins to remove images (imageGCHighThresholdPercent), so that these 15 % are not to be had.
 RESERVED = Decimal("0.15")
 MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
-_NAMED = 3
 _LEVELS = ("error", "warning", "note")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _CACHE = "the cache"
@@ -804,13 +804,6 @@ def _about_lock(lock: Lock, rows: Sequence[Mapping[str, Any]], nodes: Sequence[_
 
 def _named(row: Mapping[str, Any]) -> str:
     return f"{row['name']} ({row['image']})"
-
-
-def some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _count(count: int, thing: str) -> str:

@@ -42,6 +42,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     REFRESH_OF,
     SETTLED,
     metadata,
+    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import (
     FAILED_PATIENCE,
@@ -485,9 +486,8 @@ class _Round:
             f"{row.image} from {_short(row.digest)} to {_short(self.wanted.digests[row.image])}"
             for row in moved.values()
         ]
-        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         tags = "a tag was moved" if len(names) == 1 else f"{len(names)} tags were moved"
-        return f"{tags} in the registry" + (f" ({', '.join(told[:3])}{more})" if told else "")
+        return f"{tags} in the registry" + (f" ({some(told)})" if told else "")
 
     def _why(self, failed: Sequence[str]) -> str:
         """Why a refresh is given up, for now."""

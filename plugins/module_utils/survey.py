@@ -24,6 +24,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import is_openshift
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import CACHE_SERVICE_ACCOUNT_NAME
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Lock
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import some
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import EVERYTHING, Policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight import (
     Admission,
@@ -32,7 +33,6 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.preflight i
     missing_classes,
     plan,
     platform_of,
-    some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import (
     Access,

@@ -302,7 +302,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.module impo
     make_module,
     run,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.names import describe
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import (
+    describe,
+    some,
+)
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import FIELDS, Reading, from_options
 from ansible_collections.kubecache.image_puller.plugins.module_utils.waiting import (
@@ -478,10 +481,9 @@ def _absent(cluster: Cluster, module: AnsibleModule, image_set: ImageSet) -> dic
     except RuntimeError as error:
         raise Failure(error, told) from error
     if stuck:
-        more = f" and {len(stuck) - 3} more" if len(stuck) > 3 else ""
         told["warnings"] = [
             *told["warnings"],
-            f"{', '.join(stuck[:3])}{more} can't end, since the node is not ready: it ends once the node is back, or "
+            f"{some(stuck)} can't end, since the node is not ready: it ends once the node is back, or "
             "with its Node object",
         ]
     return told
