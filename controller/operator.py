@@ -191,7 +191,8 @@ class Operator:
             return
 
         def keep() -> None:
-            state.keep_at = min(state.keep_at, now + self._keep(ruler, state))
+            again = now + self._keep(ruler, state)
+            state.keep_at = min(state.keep_at, again)  # A change may have come meanwhile.
 
         why = self._why_not(namespace, keep) if keeping else ""
         if not why or state.failures >= _PASSING:
@@ -221,7 +222,8 @@ class Operator:
 
     def _failed(self, namespace: str, state: _Served, why: str) -> None:
         first, longest = _RETRY
-        state.keep_at = self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures))
+        again = self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures))
+        state.keep_at = min(state.keep_at, again)
         state.failures = min(state.failures + 1, 10)
         self.metrics.errors.inc()
         self._say_error(namespace, f"{namespace}: {why} (tried again with growing pauses)")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -128,6 +129,7 @@ class Served:
     def __init__(self) -> None:
         self.clock = Hands()
         self.refuses: dict[str, Exception] = {}
+        self.meanwhile: Callable[[], None] | None = None
         self.status: dict[str, Any] = {}
         data = {"name": "puller", "namespace": "cache", "uid": "u", "generation": 1, "resourceVersion": "1"}
         self.resource = {"kind": "KubernetesImagePuller", "metadata": data, "spec": {"images": "a=r.io/a:1"}}
@@ -138,6 +140,8 @@ class Served:
         self.state = module._Served()
 
     def _answer(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        if method == "PATCH" and "/deployments/" in path and self.meanwhile:
+            self.meanwhile()
         for part, error in self.refuses.items():
             if method == "PATCH" and part in path:
                 raise error
@@ -238,3 +242,22 @@ def test_an_error_is_said_once_until_it_is_over(caplog: pytest.LogCaptureFixture
     served.operator._resources[0]._objects = {"cache/puller": served.resource}
     served.passes()
     assert said() == 4, "the resource that had it is gone, and this is another one"
+
+
+@pytest.mark.parametrize("error", [None, HttpError(403, QUOTA)])
+def test_what_changes_during_a_pass_is_seen_by_the_next(error: Exception | None) -> None:
+    served = Served()
+    served.operator._served = {"cache": served.state}
+    served.passes(4)
+    changed = {**served.resource, "metadata": {"namespace": "cache", "generation": 2}}
+
+    def while_it_keeps() -> None:
+        served.operator._woken("KubernetesImagePuller", served.resource, changed)
+        served.meanwhile = None
+
+    served.meanwhile = while_it_keeps
+    served.refuses = {"/deployments/": error} if error else {}
+    now = served.clock.time
+    served.passes()
+    assert served.meanwhile is None
+    assert served.state.keep_at == now
