@@ -73,6 +73,8 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 )
 
 _REFUSALS = (400, 403, 422)  # What admission and validation answer with; anything else says nothing of the pod.
+_MADE_BEFORE = ("serviceAccountName", "priorityClassName")  # What an installation makes before the pods that need it.
+_ANY_NAMESPACE = "default"
 _GONE_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _SURELY_ENDED = 10.0  # Seconds in which a pod ends where its kubelet is at work.
 # What is said besides where there is no DaemonSet either: perhaps it was looked for in the wrong place.
@@ -244,17 +246,36 @@ def matching(settings: Settings, nodes: Iterable[Mapping[str, Any]] | None) -> l
 def ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool) -> Admission:
     """What the API server says to a pod of the set with image volumes: a dry run, nothing is made.
 
-    It is to blame for a refusal only where the same pod without them is let in: a quota or a missing ServiceAccount
-    refuses either.
+    It is to blame for a refusal only where the same pod without them is let in: a quota refuses either. Before an
+    installation a pod's ServiceAccount and PriorityClass are missing, and perhaps the namespace: then a pod without
+    them tells, or one in another namespace.
     """
+    try:
+        answer = _ask_admission(cluster, settings, openshift=openshift)
+    except ApiError as error:
+        if error.status != 404:
+            return Admission(None, f"unknown ({error})")
+        answer, settings = Admission(None, f"unknown ({error})"), replace(settings, namespace=_ANY_NAMESPACE)
+    else:
+        if answer.allowed is not None:
+            return answer
+    try:
+        bare = _ask_admission(cluster, settings, openshift=openshift, bare=True)
+    except ApiError:
+        return answer
+    return answer if bare.allowed is None else bare
+
+
+def _ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool, bare: bool = False) -> Admission:
+    """Raises ApiError where what is answered says nothing of the pod."""
     said = ""
     for pod_resources in (True, False):
         volumes = replace(settings, strategy=IMAGE_VOLUME, pod_resources=pod_resources)
         try:
-            made = cluster.create(_pod_of(volumes, openshift), dry_run=True)
+            made = cluster.create(_pod_of(volumes, openshift, bare=bare), dry_run=True)
         except ApiError as error:
             if error.forbidden or error.status not in _REFUSALS:
-                return Admission(None, f"unknown ({error})")
+                raise
             said = said or str(error)
         else:
             # Before 1.31 the source of the volumes is pruned as an unknown field, and an emptyDir takes its place.
@@ -262,15 +283,19 @@ def ask_admission(cluster: Cluster, settings: Settings, *, openshift: bool) -> A
                 return Admission(False, "the API server has no image volumes")
             return Admission(True, "", "resources" in made["spec"])
     try:
-        cluster.create(_pod_of(replace(settings, strategy=SLEEP), openshift), dry_run=True)
+        cluster.create(_pod_of(replace(settings, strategy=SLEEP), openshift, bare=bare), dry_run=True)
     except ApiError:
         return Admission(None, f"unknown, since no pod of the set is let in ({said})")
     return Admission(False, said)
 
 
-def _pod_of(settings: Settings, openshift: bool) -> dict[str, Any]:
+def _pod_of(settings: Settings, openshift: bool, *, bare: bool = False) -> dict[str, Any]:
+    """A pod of the set; ``bare``: of the namespace's own account, and without a priority."""
     (daemonset,) = build_daemonsets(settings, openshift=openshift)
     template = daemonset["spec"]["template"]
+    if bare:
+        spec = {key: value for key, value in template["spec"].items() if key not in _MADE_BEFORE}
+        template = {**template, "spec": spec}
     named = {"generateName": f"{settings.daemonset_name}-", "namespace": settings.namespace}
     return {**template, "apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], **named}}
 

@@ -53,10 +53,19 @@ def test_a_controller_that_is_about_to_end_leaves_the_strategy_as_it_is(live: st
     assert strategy(None, live) == "RollingUpdate", "who comes after it decides"
 
 
-def admission(*gone: str, refused: bool = False) -> Admission:
-    """What an API server says that does not know these fields of a pod's spec, or refuses image volumes."""
+def admission(*gone: str, refused: bool = False, missing: str = "", may: str = "default") -> Admission:
+    """What an API server says that does not know these fields of a pod's spec, or refuses image volumes.
 
-    def answer(_method: str, _path: str, pod: Any) -> dict[str, Any]:
+    ``missing``: what the pod needs and is not there yet. ``may``: the other namespace in which pods may be created.
+    """
+
+    def answer(_method: str, path: str, pod: Any) -> dict[str, Any]:
+        if missing == "namespace" and "/default/" not in path:
+            raise HttpError(404, "namespaces not found")
+        if "/default/" in path and may != "default":
+            raise HttpError(403, 'User "u" cannot create resource "pods" in API group ""')
+        if missing in pod["spec"]:
+            raise HttpError(403, f"error looking up {missing}")
         spec = {key: value for key, value in pod["spec"].items() if key not in gone}
         if refused and any("image" in volume for volume in spec["volumes"]):
             raise HttpError(422, "volumes may not be images")
@@ -74,6 +83,21 @@ def test_image_volumes_need_an_api_server_that_keeps_them() -> None:
     told = admission(refused=True)
     assert told.allowed is False
     assert "volumes may not be images" in told.message
+
+
+@pytest.mark.parametrize("missing", ["namespace", "serviceAccountName", "priorityClassName"])
+def test_what_an_installation_makes_first_keeps_nothing_from_being_asked(missing: str) -> None:
+    assert admission(missing=missing) == Admission(True, "", pod_resources=True)
+    assert admission("resources", missing=missing) == Admission(True, "", pod_resources=False)
+    told = admission(refused=True, missing=missing)
+    assert told.allowed is False
+    assert "volumes may not be images" in told.message
+
+
+def test_who_may_not_ask_elsewhere_knows_no_more() -> None:
+    told = admission(missing="namespace", may="")
+    assert told.allowed is None
+    assert "namespaces not found" in told.message
 
 
 def test_what_the_controller_refuses_is_told_while_it_is_about_these_settings() -> None:
