@@ -35,6 +35,7 @@ log = logging.getLogger("image-puller")
 
 _FIRST = 60.0  # Seconds in which the first questions are spread.
 _RETRY = 60.0  # The first pause after a question without an answer; it doubles up to the interval.
+_HURRIED = 5.0  # Seconds at least between two questions for one tag, however often somebody wants to know.
 _NONE = 5.0  # Seconds until it looks again where nobody wants to know anything: nodes have not told yet what they hold.
 _SHOWN = 3  # Different errors in one sentence.
 
@@ -53,12 +54,13 @@ class Question:
 
 @dataclass
 class _Told:
-    """What is known of one tag; ``digest`` empty: nothing."""
+    """What is known of one tag since ``at``; ``digest`` empty: nothing."""
 
     due: float
     digest: str = ""
     error: str = ""
     failures: int = 0
+    at: float = 0.0
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Asker:
         self.changed()
 
     def hurry(self, images: Iterable[str]) -> None:
-        """Ask for these at once, unless their registry has just not answered."""
+        """Ask for these as soon as may be, unless their registry has just not answered."""
         self._hurried |= frozenset(images)
         self._wake.set()
 
@@ -121,11 +123,10 @@ class Asker:
             for image, question in questions.items()
         }
         hurried, self._hurried = self._hurried, frozenset()
-        due = {
-            image: questions[image]
-            for image, told in self._told.items()
-            if told.due <= now or (image in hurried and told.digest)
-        }
+        for image, told in self._told.items():
+            if image in hurried and told.digest:
+                told.due = min(told.due, told.at + _HURRIED)
+        due = {image: questions[image] for image, told in self._told.items() if told.due <= now}
         if due:
             secrets = frozenset().union(*(question.secrets for question in questions.values()))
             registries = self._look_up(secrets)
@@ -145,7 +146,8 @@ class Asker:
             failed = _Told(due, "", str(error), min(told.failures + 1, 10))
             self._told[image] = failed
             return
-        self._told[image] = _Told(clock.monotonic() + jittered(question.interval), digest)
+        now = clock.monotonic()
+        self._told[image] = _Told(now + jittered(question.interval), digest, at=now)
 
     def _keep(self, digests: dict[str, str], asked: Iterable[str]) -> None:
         """Take over what was asked now; what was forgotten meanwhile stays so until it is asked for again."""

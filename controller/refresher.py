@@ -83,7 +83,8 @@ class Refresher:
             return Refresh()
         now = world.clock.now()
         config_map = world.cached.get("ConfigMap", self._names.config_map_name, self._names.namespace)
-        scene = look_at_digests(settings, live, refresher, scope.pods.all(), nodes, now)
+        events = scope.events.told.of(metadata(refresher)["uid"], ()) if refresher else ()
+        scene = look_at_digests(settings, live, refresher, scope.pods.all(), nodes, now, events)
         wanted = Wanted(digests, self._asker.asked, Settled.read(config_map, now), restart, blocked)
         return next_refresh(scene, settings, wanted, now, openshift=world.openshift())
 
@@ -133,6 +134,8 @@ class Refresher:
         there = cluster.get("DaemonSet", refresher_name(settings.daemonset_name), namespace)
         same = ("uid", "generation", "deletionTimestamp")
         if live is None or any(live["metadata"].get(key) != judged["metadata"].get(key) for key in same):
+            return
+        if there is None and refresh.action == "delete":  # The cache will hear of it.
             return
         if there is not None and not _is_of(there, settings):
             remedy = "Remedy: choose another daemonset_name, or delete it if nobody needs it"

@@ -24,6 +24,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset i
     revision,
     strategy_of,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.events import read_events
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import show_time
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import (
     PERMANENT,
@@ -153,6 +154,7 @@ class Scene:
 
     Of containers only their statuses count: events and the lists of nodes know a tag, and not which digest a pod holds.
     ``listed``: of image volumes no status tells the digest, and what the node's list says of the tag has to do.
+    ``refused``: why pods of the short-lived one could not be created.
     """
 
     live: Mapping[str, Any]
@@ -162,6 +164,7 @@ class Scene:
     pulling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pulled: Report = field(default_factory=lambda: Report("", ()))
     listed: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,10 +255,12 @@ def look_at_digests(
     pods: Sequence[Mapping[str, Any]],
     nodes: Sequence[Mapping[str, Any]] | None,
     now: datetime,
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> Scene:
     """What the statuses of the pods of both DaemonSets tell.
 
     :param nodes: all nodes, None where they may not be read.
+    :param events: of the short-lived DaemonSet.
     """
     listed = strategy_of(live["spec"]["template"]["spec"]) == IMAGE_VOLUME
     bare = nodes if nodes is None or listed else [_without_images(node) for node in nodes]
@@ -267,7 +272,8 @@ def look_at_digests(
     images = [image for image in settings.images if aim and image.name in aim.images]
     pulling = _pods_of(refresher, pods)
     pulled = assess(images, refresher, pulling, bare, now=now)
-    return replace(scene, refresher=refresher, pulling=pods_by_node(pulling), pulled=pulled)
+    refused = read_events(events).failed_create or ""
+    return replace(scene, refresher=refresher, pulling=pods_by_node(pulling), pulled=pulled, refused=refused)
 
 
 def next_refresh(scene: Scene, settings: Settings, wanted: Wanted, now: datetime, *, openshift: bool) -> Refresh:
@@ -287,10 +293,13 @@ def next_refresh(scene: Scene, settings: Settings, wanted: Wanted, now: datetime
     carried = Aim.read(refresher)
     if carried is None:
         return Refresh("delete", "what it is for can't be read")
-    round_ = _Round(scene, settings, wanted, carried, now)
     references = {image.name: image.image for image in moving_images(settings)}
     if not carried.images.keys() <= references.keys():
         return Refresh("delete", "the list of images has changed")
+    # A registry that does not answer any more leaves what was begun as it was.
+    begun = {references[name]: digest for name, digest in carried.images.items() if digest}
+    wanted = replace(wanted, digests={**begun, **wanted.digests})
+    round_ = _Round(scene, settings, wanted, carried, now)
     if scene.listed and not wanted.blocked:  # Before anything else: nobody could tell later what these pods hold.
         if exchange := round_.exchange():
             return exchange
@@ -465,11 +474,14 @@ class _Round:
         """
         settled, ask = self.wanted.settled, []
         for node in done:
+            # Of the containers of a pod it may be known of one alone: of the last.
+            starts = [since for row in self.pulled[node].values() if (since := read_time(row.since))]
+            since = max(starts, default=None)
             for row in self._moved(node):
                 pulled = self.pulled[node].get(row.name)
                 if pulled is None or pulled.digest is None or pulled.digest != row.digest:
                     continue
-                since, asked = read_time(pulled.since), self.wanted.asked.get(row.image)
+                asked = self.wanted.asked.get(row.image)
                 if since and asked and asked > since:
                     settled = settled.and_also(row.image, self.wanted.digests[row.image], pulled.digest, self.now)
                 else:
@@ -491,8 +503,11 @@ class _Round:
 
     def _why(self, failed: Sequence[str]) -> str:
         """Why a refresh is given up, for now."""
-        rows = [row for node in failed for row in self.pulled.get(node, {}).values() if row.state == "failed"]
-        said = " ".join((rows[0].message or rows[0].reason or "").split())[:300] if rows else "it took too long"
+        there = [node for node in failed if node in self.scene.pulling]
+        rows = [row for node in there for row in self.pulled.get(node, {}).values() if not row.held]
+        rows.sort(key=lambda row: row.state != "failed")
+        told = (row.message or (row.reason if row.state == "failed" else "") for row in rows)
+        said = " ".join((next(filter(None, told), None) or self.scene.refused or "it took too long").split())[:300]
         nodes = "1 node" if len(failed) == 1 else f"{len(failed)} nodes"
         return (
             f"the images that tags stand for now can't be brought to {nodes} (first {failed[0]}: {said}). The old ones "

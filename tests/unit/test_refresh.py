@@ -34,9 +34,10 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh imp
     moving_images,
     next_refresh,
 )
-from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import allowance
+from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import PATIENCE, allowance
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import selects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import Settings, from_options, require
+from ansible_collections.kubecache.image_puller.plugins.module_utils.slim import Shared, pod_slimmer
 from tests.unit import objects
 from tests.unit.objects import JAVA, THEIA, node, pod, running, waiting
 
@@ -56,6 +57,7 @@ class Site:
     settings: Settings = field(default_factory=objects.settings)
     registry: dict[str, str] = field(default_factory=lambda: {JAVA.name: A, THEIA.name: A})
     down: bool = False
+    untold: frozenset[str] = frozenset()  # What the registry does not tell for now, and gives to nodes.
     now: datetime = NOW
     settled: Settled = field(default_factory=Settled)
     restart: bool = False
@@ -64,6 +66,7 @@ class Site:
     reported: dict[str, str] = field(default_factory=dict)  # Of the registry's digests what nodes say instead.
     exchanged: list[str] = field(default_factory=list)
     asked_at: datetime | None = None  # None: just now.
+    events: tuple[dict[str, Any], ...] = ()
     lag: int = 0  # Seconds for which a node's list of images is behind.
 
     def __post_init__(self) -> None:
@@ -105,6 +108,7 @@ class Site:
     def _pod(self, daemonset: dict[str, Any], name: str, statuses: list[dict[str, Any]], uid: str) -> dict[str, Any]:
         generation = daemonset["metadata"]["annotations"]["deprecated.daemonset.template.generation"]
         data = {
+            "namespace": self.settings.namespace,
             "labels": {"pod-template-generation": generation},
             "creationTimestamp": self.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "ownerReferences": [{"kind": "DaemonSet", "uid": daemonset["metadata"]["uid"]}],
@@ -115,8 +119,10 @@ class Site:
         """What is to be done now."""
         nodes = [self._node(name) for name in self.names]
         pods = [*self.pods.values(), *self.pulling.values()]
-        scene = look_at_digests(self.settings, self.live, self.refresher, pods, nodes, self.now)
-        known = {} if self.down or self.settings.refresh == "restart" else self.registry
+        kept = [slim for slim in map(pod_slimmer(Shared()), pods) if slim]  # As the controller has them.
+        scene = look_at_digests(self.settings, self.live, self.refresher, kept, nodes, self.now, self.events)
+        silent = self.down or self.settings.refresh == "restart"
+        known = {name: digest for name, digest in self.registry.items() if not silent and name not in self.untold}
         digests = {image.image: _digest(known[image.name]) for image in self.settings.images if image.name in known}
         asked = dict.fromkeys(digests, self.asked_at or self.now + timedelta(seconds=1))
         wanted = Wanted(digests, asked, self.settled, self.restart, self.blocked)
@@ -311,6 +317,47 @@ def test_another_digest_than_the_registry_s_is_believed_after_a_pull_and_costs_o
     kept = {"metadata": {"annotations": {SETTLED: site.settled.annotation()}}}
     assert Settled.read(kept, site.now) == site.settled
     assert Settled.read(kept, site.now + timedelta(days=2)) == Settled()
+
+
+def test_the_last_start_in_a_pod_tells_when_all_of_it_had_been_pulled() -> None:
+    site = Site(NODES, reported={B: A})
+    site.registry |= {JAVA.name: B, THEIA.name: B}
+    assert "settle" in site.settle()
+    assert site.exchanged == []
+    assert site.settled.entries.keys() == {JAVA.image, THEIA.image}
+
+
+def test_what_was_begun_is_not_taken_for_done_because_the_registry_does_not_answer_any_more() -> None:
+    site = Site(NODES)
+    site.registry[JAVA.name] = B
+    site.do(site.look())
+    (canary,) = site.pulling
+    site.untold = frozenset({JAVA.name})
+    site.kubelet(canary)
+    site.do(site.look())
+    site.kubelet(canary)
+    more = site.look()
+    assert more.aim
+    assert more.action == "apply"
+    assert "the new images have reached 1 of 4 nodes" in more.sentence
+
+
+@pytest.mark.parametrize("refused", ["", "exceeded quota: few"])
+def test_why_there_was_no_room_is_told(refused: str) -> None:
+    site = Site(NODES)
+    site.registry[JAVA.name] = B
+    site.do(site.look())
+    if refused:
+        site.pulling = {}
+        site.events = ({"reason": "FailedCreate", "message": f"Error creating: {refused}", "metadata": {}},)
+    else:
+        unmet = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu."}
+        (name,) = site.pulling
+        site.pulling[name]["status"] = {"phase": "Pending", "conditions": [unmet]}
+    site.now += timedelta(seconds=PATIENCE + 1)
+    step = site.look()
+    assert (step.action, step.given_up) == ("delete", (JAVA.image,))
+    assert (refused or "Insufficient cpu.") in step.reason
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"x": 1}', '{"x": {"digest": "d", "nodes": "n", "at": "now"}}'])
