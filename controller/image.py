@@ -32,6 +32,8 @@ REGISTRY = "ghcr.io/kubecache"
 SUITE = "trixie"
 PYTHON = "3.13"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+# What Debian's packages are verified by; Ubuntu has mmdebstrap without it.
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # The one thing that buildah writes outside its --root and --runroot.
 BLOB_CACHE = Path("/var/lib/containers/cache/blob-info-cache-v1.boltdb")
 
@@ -192,11 +194,12 @@ def step(text: str) -> Iterator[None]:
 
 
 def install_tools() -> None:
-    """Install mmdebstrap and buildah from Debian's packages when they are missing.
+    """Install mmdebstrap, buildah and Debian's keys from the distribution's packages when they are missing.
 
     :raises BuildError: when that isn't possible, with what to do instead.
     """
     missing = [tool for tool in ("mmdebstrap", "buildah") if shutil.which(tool) is None]
+    missing += [] if KEYRING.exists() else ["debian-archive-keyring"]
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:

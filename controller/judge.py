@@ -73,17 +73,32 @@ class Judge:
         if judging:
             self._changed = False
             began = time.thread_time()
-            report = self._judge()
+            try:
+                report = self._judge()
+            except ApiError as error:
+                self._world.failed(error)
+                self._judge_again()
+                return
+            except Exception:
+                self._judge_again()
+                raise
             cost = time.thread_time() - began  # Of the processor: under a limit the clock would count waiting, too.
             self._world.metrics.judged.observe(cost)
             now = self._world.clock.monotonic()
             self._not_before = now + max(_LEAST, cost * _SHARE)
             view = self._keeper.view
             refreshes = view is not None and view.refresh != Refresh()
-            settled = report is not None and report.verdict in _SETTLED and not report.excused and not refreshes
+            whole = view is None or view.complete
+            settled = (
+                report is not None and report.verdict in _SETTLED and not report.excused and whole and not refreshes
+            )
             self._due = now + (jittered(self._interval()) if settled else max(_UNSETTLED, cost * 5 * _SHARE))
         if self._to_publish and self._world.clock.monotonic() >= self._publishing_at():
             self._publish(*self._to_publish)
+
+    def _judge_again(self) -> None:
+        """What was to be judged is still to be; soon."""
+        self._changed, self._not_before = True, self._world.clock.monotonic() + _UNSETTLED
 
     def _interval(self) -> float:
         settings = self._keeper.settings
@@ -109,8 +124,8 @@ class Judge:
             self._tell(report, None)
             return report
         view, before = self._view(settings, scope, live), self._keeper.view
-        news = before is None or view.report != before.report or view.refresh.action != "none"
-        if news or view.report.verdict not in _SETTLED:
+        news = before is None or view.report != before.report or view.complete > before.complete
+        if news or view.refresh.action != "none" or view.report.verdict not in _SETTLED:
             self._keeper.judged(view)
         else:
             self._keeper.view = view

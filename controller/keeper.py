@@ -343,7 +343,7 @@ class Keeper:
 
     def _fingerprint(self, desired: Object, live: Object | None, decision: Decision) -> tuple[Any, ...]:
         """What a dry run's answer depends on: while it is the same, admission is not asked again."""
-        return (decision.action, decision.reasons, str(desired), _version(live) if live else None)
+        return (decision.action, str(desired), _version(live) if live else None)
 
     def _tell(self, decision: Decision) -> None:
         reasons = "; ".join(decision.reasons)

@@ -31,6 +31,7 @@ from controller.world import World
 log = logging.getLogger("image-puller")
 
 _TICK = 10.0  # Seconds; the loop shows that it moves at least as often.
+_MOMENT = 1.0  # Seconds: whatever goes wrong, it does not go wrong without a pause.
 _STUCK = 120.0  # Longer than any request may take.
 _KEEPS, _JUDGES = "the loop that keeps the DaemonSets", "the loop that judges them"
 # Seconds that a ConfigMap has to be away before its DaemonSet is: tools replace an object by deleting it first.
@@ -131,7 +132,7 @@ class Controller:
                         self._wake.set()
                 except Exception:
                     log.exception("%s: unexpected error while judging", keeper.names.config_map_name)
-                    self._clock.sleep(_TICK)
+                    self._clock.sleep(_MOMENT)
                 due = min(due, judge.due)
             for name in set(self.metrics.digests) - self._sets.keys():  # It went while it was judged.
                 self.metrics.forget(name)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,6 +73,7 @@ _RESYNC = 600.0  # Seconds until a namespace is looked at without a cause.
 _RETRY = (1.0, 60.0)  # First and longest pause after an error.
 _PASSING = 2  # Failures in a row of which the status does not tell yet: a conflict, an API server that starts anew.
 _STARTING = 2.0  # Seconds until a controller that is not available is first looked at again; its watch tells more.
+_STOPPING = 6.0  # Seconds that another controller has to end: other namespaces wait meanwhile, and it is tried again.
 _ASK_AGAIN = 600.0  # Seconds until it is asked again whether OLM is there.
 
 
@@ -120,7 +121,8 @@ class Operator:
         self._lock = threading.Lock()
         self._served: dict[str, _Served] = {}
         self._pulse = Pulse(self._clock, _LOOP, _LEASE, most=_STUCK)
-        self._olm_at = float("-inf")  # When it was last found that OLM is not there, or not to be asked.
+        # When it was last found that OLM is not there, or not to be asked in a namespace.
+        self._olm_at: dict[str | None, float] = {}
         self._resources = [self._watch(KIND, namespace) for namespace in namespaces]
         self._daemonsets = [self._watch("DaemonSet", namespace) for namespace in namespaces]
         self._kept = {kind: [self._watch(kind, namespace) for namespace in namespaces] for kind in _KEPT}
@@ -165,7 +167,7 @@ class Operator:
             served = dict(self._served)
         due = float("inf")
         for namespace, state in served.items():
-            if min(state.keep_at, state.tell_at) <= self._clock.monotonic():
+            if self.lease.held and min(state.keep_at, state.tell_at) <= self._clock.monotonic():
                 self._pulse.beat(_LOOP)
                 with self.metrics.passes.time():
                     self._serve(namespace, state)
@@ -181,18 +183,17 @@ class Operator:
         if keeping:
             state.keep_at = now + jittered(_RESYNC)
         state.tell_at = float("inf")
-        resources = [r for watch in self._resources for r in watch.all() if metadata(r)["namespace"] == namespace]
+        resources = self._resources_of(namespace)
         ruler = ruling(resources)
         if ruler is None:
-            with self._lock:
-                if state.keep_at > now:  # Else there is news since the caches were asked.
+            with self._lock:  # What a cache has heard by now is in it before this is taken to say so.
+                if ruling(self._resources_of(namespace)) is None:
                     self._served.pop(namespace, None)
             self._say_error(namespace, "")
             return
 
         def keep() -> None:
-            again = now + self._keep(ruler, state)
-            state.keep_at = min(state.keep_at, again)  # A change may have come meanwhile.
+            self._again(state, now + self._keep(ruler, state))
 
         why = self._why_not(namespace, keep) if keeping else ""
         if not why or state.failures >= _PASSING:
@@ -205,6 +206,14 @@ class Operator:
         elif keeping:
             state.failures = 0
             self._say_error(namespace, "")
+
+    def _resources_of(self, namespace: str) -> list[Object]:
+        return [r for watch in self._resources for r in watch.all() if metadata(r)["namespace"] == namespace]
+
+    def _again(self, state: _Served, at: float) -> None:
+        """Look again at that time; or at once, where a change has come meanwhile."""
+        with self._lock:
+            state.keep_at = min(state.keep_at, at)
 
     def _why_not(self, namespace: str, do: Callable[[], None]) -> str:
         """Do it; why that was not possible, empty where it was."""
@@ -222,8 +231,7 @@ class Operator:
 
     def _failed(self, namespace: str, state: _Served, why: str) -> None:
         first, longest = _RETRY
-        again = self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures))
-        state.keep_at = min(state.keep_at, again)
+        self._again(state, self._clock.monotonic() + jittered(min(longest, first * 2.0**state.failures)))
         state.failures = min(state.failures + 1, 10)
         self.metrics.errors.inc()
         self._say_error(namespace, f"{namespace}: {why} (tried again with growing pauses)")
@@ -252,7 +260,7 @@ class Operator:
             if not error.forbidden:
                 raise
             self._around.failed(error)
-            refusal = Refusal("MissingRight", f"the operator lacks a right: {error}")
+            refusal = _lacks(error)
         state.seen = replace(state.seen, image="", refusal=refusal)
         return _RETRY[1] if refusal and refusal.reason != "InvalidSettings" else _RESYNC
 
@@ -267,7 +275,7 @@ class Operator:
         now, template = self._clock.now(), f"{metadata(resource)['uid']} {metadata(resource).get('generation')}"
         if until := state.guard.paused_until("patch", now, template):
             why = f"putting right is paused until {show_time(until)}, because {state.guard.because('patch')}"
-            state.seen = replace(state.seen, trouble=f"{why}: somebody undoes it")
+            state.seen = replace(state.seen, paused=f"{why}: somebody undoes it")
             return None, (until - now).total_seconds()
         if (running := live[-1]) is not None and not is_ours(running):
             live[-1] = self._stop_known(running)
@@ -290,7 +298,7 @@ class Operator:
         """Stop the known controller so that its DaemonSet stays: another operator made it for this very resource."""
         changes: list[Change] = []
         warnings: list[str] = []
-        takeover.stop(self._cluster, deployment, changes, warnings)
+        takeover.stop(self._cluster, deployment, changes, warnings, patience=_STOPPING)
         log.info("%s is taken over: %s", describe(deployment), "; ".join(f"{c.action} {c.name}" for c in changes))
         for warning in warnings:
             self._around.say(warning, warning)
@@ -310,19 +318,42 @@ class Operator:
         self.metrics.actions.labels(change.kind, change.action).inc()
         return f"{change.action} {change.name}" + (f" ({', '.join(change.fields[:3])})" if change.fields else "")
 
-    def _remove_former(self, resource: Object, wanted: Iterable[Object]) -> list[str]:
+    def _remove_former(self, resource: Object, wanted: Sequence[Object]) -> list[str]:
         """What this resource owns under names that it had in its spec before."""
         names = {(obj["kind"], metadata(obj)["name"]) for obj in wanted}
         namespace, uid = metadata(resource)["namespace"], metadata(resource)["uid"]
+        former = [
+            (kind, metadata(obj))
+            for kind, watches in self._kept.items()
+            for obj in (obj for watch in watches for obj in watch.all())
+            if metadata(obj)["namespace"] == namespace and uid in obj["owners"]
+            if (kind, metadata(obj)["name"]) not in names
+        ]
+        if former:
+            (config_map,) = (metadata(obj)["name"] for obj in wanted if obj["kind"] == "ConfigMap")
+            self._hand_over(namespace, config_map, {data["uid"] for _kind, data in former})
         removed = []
-        for kind, watches in self._kept.items():
-            for obj in (obj for watch in watches for obj in watch.all()):
-                data = metadata(obj)
-                former = data["namespace"] == namespace and uid in obj["owners"] and (kind, data["name"]) not in names
-                if former and self._cluster.delete(kind, data["name"], namespace, uid=data["uid"]):
-                    self.metrics.actions.labels(kind, "deleted").inc()
-                    removed.append(f"deleted {kind} {namespace}/{data['name']}")
+        for kind, data in former:
+            if self._cluster.delete(kind, data["name"], namespace, uid=data["uid"]):
+                self.metrics.actions.labels(kind, "deleted").inc()
+                removed.append(f"deleted {kind} {namespace}/{data['name']}")
         return removed
+
+    def _hand_over(self, namespace: str, config_map: str, going: Collection[str]) -> None:
+        """Let DaemonSets all of whose owners go have one that stays, until the controller adopts them.
+
+        :param going: uids.
+        """
+        owner = self._cluster.get("ConfigMap", config_map, namespace)
+        if owner is None:
+            return
+        data = metadata(owner)
+        stays = {"apiVersion": "v1", "kind": "ConfigMap", "name": data["name"], "uid": data["uid"]}
+        for daemonset in self._cluster.list("DaemonSet", namespace, labels=f"{MANAGED_BY}={MANAGER}")[0]:
+            owners = metadata(daemonset).get("ownerReferences") or ()
+            if owners and all(each["uid"] in going for each in owners):
+                patch = {"metadata": {"uid": _uid(daemonset), "ownerReferences": [*owners, stays]}}
+                self._cluster.merge("DaemonSet", metadata(daemonset)["name"], namespace, patch, manager=MANAGER)
 
     def _look_at_controller(self, wanted: Object, state: _Served) -> float:
         """Note what keeps the controller from running; seconds until it should be looked at again."""
@@ -349,7 +380,8 @@ class Operator:
 
     def _other_csv(self, namespace: str) -> Refusal | None:
         """Whether OLM has installed the known operator, where there is OLM and it may be asked."""
-        if self._clock.monotonic() - self._olm_at < _ASK_AGAIN:
+        found_at = max(self._olm_at.get(of, float("-inf")) for of in (None, namespace))
+        if self._clock.monotonic() - found_at < _ASK_AGAIN:
             return None
         found, unknown = None, ""
         try:
@@ -357,7 +389,7 @@ class Operator:
         except ApiError as error:
             if error.status != 404 and not error.forbidden:
                 raise
-            self._olm_at = self._clock.monotonic()
+            self._olm_at[namespace if error.forbidden else None] = self._clock.monotonic()
             if error.forbidden:
                 unknown = f"whether OLM has another operator here is not known: {error}"
         self._around.say(f"{namespace} olm", unknown)
@@ -372,6 +404,8 @@ class Operator:
         namespace = metadata(ruler)["namespace"]
         daemonset = next((d for d in found if metadata(d)["namespace"] == namespace), None)
         self._around.say(f"{namespace} published", read_published(daemonset or {})[1])
+        if state.seen.refusal is None and (denied := self._daemonsets_denied(namespace)):
+            state.seen = replace(state.seen, image="", refusal=_lacks(denied))
         state.written = {uid: told for uid, told in state.written.items() if uid in map(_uid, resources)}
         for resource in resources:
             if metadata(resource).get("deletionTimestamp"):
@@ -380,6 +414,11 @@ class Operator:
                 self._write_status(resource, replace(state.seen, daemonset=daemonset), state)
             else:
                 self._write_status(resource, Seen(refusal=superseded(metadata(ruler)["name"])), state)
+
+    def _daemonsets_denied(self, namespace: str) -> ApiError | None:
+        """Why verdicts may not be read."""
+        found = (watch.denied for watch in self._daemonsets if watch.namespace in (None, namespace))
+        return next(filter(None, found), None)
 
     def _write_status(self, resource: Object, seen: Seen, state: _Served) -> None:
         """Write it unless it is there, or what is there is all that the cluster's definition keeps of it."""
@@ -487,6 +526,10 @@ def _slim(obj: Mapping[str, Any]) -> Object:
 
 def _uid(obj: Mapping[str, Any]) -> str:
     return str(metadata(obj)["uid"])
+
+
+def _lacks(error: ApiError) -> Refusal:
+    return Refusal("MissingRight", f"the operator lacks a right: {error}")
 
 
 def _invalid(asked: Asked) -> Refusal | None:

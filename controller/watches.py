@@ -62,6 +62,7 @@ class Watch:
         self._fields = fields
         self._objects: dict[str, Object] = {}
         self._lock = threading.Lock()
+        self._listing = threading.Lock()
         self._filled = False
         self._broken = False
         self._listed_with = ""
@@ -151,6 +152,10 @@ class Watch:
 
     def _list(self) -> str:
         """Read everything; the version to watch from."""
+        with self._listing:  # Two threads may: the older answer must not come last.
+            return self._read()
+
+    def _read(self) -> str:
         self._listed_with = self._labels()
         found: dict[str, Object] = {}
         version = ""
@@ -236,7 +241,10 @@ class EventWatch(Watch):
         self._listed_with = self._labels()
         pages = self._cluster.pages(self.kind, self.namespace, fields=self._fields, limit=1)
         _items, version = next(pages)
+        news = not self._filled or self.denied is not None
         self.denied, self._filled, self._broken, self._failures = None, True, False, 0
+        if news:
+            self._changed(None, None)
         return version
 
     def _take(self, type_: str, obj: Mapping[str, Any]) -> None:

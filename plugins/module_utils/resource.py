@@ -443,6 +443,14 @@ class Seen:
     settings: Settings | None = None
     daemonset: Mapping[str, Any] | None = None
     trouble: str = ""
+    paused: str = ""
+
+    @property
+    def hindered(self) -> tuple[str, str]:
+        """One word and a sentence; empty where nothing keeps the operator or the controller from working."""
+        if self.paused:
+            return "Paused", self.paused
+        return ("ControllerUnavailable", self.trouble) if self.trouble else ("", "")
 
 
 def superseded(by: str) -> Refusal:
@@ -502,10 +510,11 @@ def _conditions(seen: Seen, verdict: Mapping[str, Any] | None) -> dict[str, tupl
         why = (seen.refusal.reason, seen.refusal.message)
         return {"Ready": (False, *why), "Progressing": (False, *why), "Degraded": (True, *why)}
     problems = " ".join(seen.problems)
+    hindered, why_hindered = seen.hindered
     if verdict is None:
-        message = seen.trouble or "the controller has not told of these settings yet"
-        reason = "ControllerUnavailable" if seen.trouble else "Reconciling"
-        degraded = (True, "InvalidSettings", problems) if problems else (bool(seen.trouble), reason, message)
+        message = why_hindered or "the controller has not told of these settings yet"
+        reason = hindered or "Reconciling"
+        degraded = (True, "InvalidSettings", problems) if problems else (bool(hindered), reason, message)
         return {"Ready": (False, reason, message), "Progressing": (True, reason, message), "Degraded": degraded}
     name, message = str(verdict.get("verdict")), _sentence(verdict, seen)
     ready = (name == "Healthy" and not problems, name, message)
@@ -515,14 +524,15 @@ def _conditions(seen: Seen, verdict: Mapping[str, Any] | None) -> dict[str, tupl
     return {
         "Ready": ready,
         "Progressing": (name in ("Progressing", "Absent"), name, message),
-        "Degraded": (bad, ready[1], ready[2]),
+        # Ready is as the controller told last, and nobody may know for how long that holds.
+        "Degraded": (True, hindered, why_hindered) if hindered and not bad else (bad, ready[1], ready[2]),
     }
 
 
 def _sentence(verdict: Mapping[str, Any], seen: Seen) -> str:
     counts = _counts(verdict)
     said = f"{counts['progress']} cached on {counts['nodes']} nodes." if "progress" in counts else ""
-    return " ".join(filter(None, (said, *verdict.get("reasons", ()), *seen.notes, seen.trouble)))
+    return " ".join(filter(None, (said, *verdict.get("reasons", ()), *seen.notes, seen.hindered[1])))
 
 
 def _counts(verdict: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.settings im
 )
 
 _STATE = f"{MANAGER}.state"
-_PATIENCE = 60.0  # Seconds that the controller has to end, and that a changed Role has to count.
+_PATIENCE = 60.0  # Seconds.
 _PAUSE = 0.2
 _HELM = "meta.helm.sh/release-name"
 
@@ -143,7 +143,13 @@ def require_names(
 
 
 def stop(
-    cluster: Cluster, deployment: dict[str, Any], changes: list[Change], warnings: list[str], *, dry_run: bool = False
+    cluster: Cluster,
+    deployment: dict[str, Any],
+    changes: list[Change],
+    warnings: list[str],
+    *,
+    dry_run: bool = False,
+    patience: float = _PATIENCE,
 ) -> None:
     """Stop the known controller so that its DaemonSet stays, and take its rights away.
 
@@ -151,17 +157,18 @@ def stop(
     DaemonSet stays, and the next call goes on.
 
     :param changes: what is done is added to it as it is done; :param warnings: what is left to say.
+    :param patience: seconds that the controller has to end; a sixth of it is for a changed Role to count.
     """
     bindings = _bindings_of(cluster, deployment)
     for _binding, role in bindings:
         changes += _take_delete(cluster, role, dry_run)
     if not dry_run:
-        _require_harmless(cluster, deployment)
+        _require_harmless(cluster, deployment, patience / 6)
     name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
     if deployment["spec"].get("replicas", 1) != 0:
         cluster.merge("Deployment", name, namespace, {"spec": {"replicas": 0}}, manager=_STATE, dry_run=dry_run)
         changes.append(Change("patched", "Deployment", describe(deployment), fields=("spec.replicas",)))
-    if not dry_run and (left := _wait_until_ended(cluster, deployment)):
+    if not dry_run and (left := _wait_until_ended(cluster, deployment, patience)):
         warnings.append(f"{left} has not ended yet; it has no right to delete anything")
     for binding, role in bindings:
         changes += _remove_rights(cluster, deployment, binding, role, dry_run)
@@ -217,7 +224,7 @@ def _without_delete(verbs: Iterable[str]) -> list[str]:
     return kept or ["get"]  # A rule without verbs is refused.
 
 
-def _require_harmless(cluster: Cluster, deployment: Mapping[str, Any]) -> None:
+def _require_harmless(cluster: Cluster, deployment: Mapping[str, Any], patience: float) -> None:
     """Wait until the account may not delete DaemonSets any more; RuntimeError where something else lets it."""
     namespace, account = deployment["metadata"]["namespace"], _account_of(deployment)
     review = {
@@ -235,7 +242,7 @@ def _require_harmless(cluster: Cluster, deployment: Mapping[str, Any]) -> None:
             },
         },
     }
-    end = time.monotonic() + _PATIENCE / 6
+    end = time.monotonic() + patience
     while (status := cluster.create(review).get("status") or {}).get("allowed"):
         if time.monotonic() > end:
             why = f" ({status['reason']})" if status.get("reason") else ""
@@ -246,10 +253,10 @@ def _require_harmless(cluster: Cluster, deployment: Mapping[str, Any]) -> None:
         time.sleep(_PAUSE)
 
 
-def _wait_until_ended(cluster: Cluster, deployment: Mapping[str, Any]) -> str:
+def _wait_until_ended(cluster: Cluster, deployment: Mapping[str, Any], patience: float) -> str:
     """Wait until the Deployment has no pod; the pod that is left after a while, else empty."""
     labels = label_selector(deployment)
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + patience
     while True:
         pods, _version = cluster.list("Pod", deployment["metadata"]["namespace"], labels=labels)
         its = [p for p in pods if any(o["kind"] == "ReplicaSet" for o in metadata(p).get("ownerReferences") or ())]

@@ -286,8 +286,7 @@ def test_a_missing_right_is_named(puller: Puller) -> None:
     message = puller.becomes("Degraded", "True", "MissingRight")
     assert f'Grant with a Role in namespace {puller.namespace}: apiGroups [""], resources ["configmaps"]' in message
     puller.patch("role", operator.NAME, {"rules": operator.rules()})
-    puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};theia={THEIA};"}})
-    puller.wait()
+    puller.wait(seconds=120)  # By itself.
 
 
 def test_what_a_quota_refuses_is_in_the_status_in_the_api_servers_words(cluster: Cluster, puller: Puller) -> None:
@@ -321,8 +320,14 @@ def test_names_that_change_leave_nothing_behind(puller: Puller) -> None:
     eventually(lambda: puller.get("configmap", CONFIG_MAP) is None)
     puller.wait()
     assert puller.daemonset()["metadata"]["uid"] == before
-    puller.patch(KIND, "puller", {"spec": {"configMapName": None}})
+    # Both owners of the DaemonSet at once.
+    puller.patch(KIND, "puller", {"spec": {"configMapName": None, "deploymentName": "other-controller"}})
     eventually(lambda: puller.get("configmap", "other-settings") is None)
+    eventually(lambda: puller.get("deployment", DEPLOYMENT) is None)
+    puller.wait()
+    assert puller.daemonset()["metadata"]["uid"] == before
+    puller.patch(KIND, "puller", {"spec": {"deploymentName": None}})
+    eventually(lambda: puller.get("deployment", "other-controller") is None)
     puller.wait()
     assert puller.daemonset()["metadata"]["uid"] == before
 

@@ -346,6 +346,17 @@ def test_what_keeps_the_controller_from_running_is_told() -> None:
     assert "its image can't be pulled" in found[0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("hindered", "reason"), [({"trouble": "it crashes"}, "ControllerUnavailable"), ({"paused": "it is undone"}, "Paused")]
+)
+def test_what_hinders_is_told_beside_an_old_verdict(hindered: dict[str, str], reason: str) -> None:
+    (why,) = hindered.values()
+    found = status_of(resource(), Seen(settings=SETTINGS, daemonset=daemonset(), **hindered), NOW)["conditions"]
+    told = {c["type"]: (c["status"], c["reason"]) for c in found}
+    assert (told["Ready"][0], told["Degraded"]) == ("True", ("True", reason))
+    assert all(why in c["message"] for c in found if c["type"] != "Progressing")
+
+
 def test_a_condition_keeps_its_time_until_it_turns() -> None:
     told = Seen(settings=SETTINGS, daemonset=daemonset())
     before = resource()

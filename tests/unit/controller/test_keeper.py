@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Cluster
-from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet
+from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import ImageSet, because_of
+from ansible_collections.kubecache.image_puller.plugins.module_utils.reconcile import Decision
+from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy import Choice
 from controller.asker import Asker
 from controller.keeper import Keeper
 from controller.metrics import Metrics
 from controller.refresher import Refresher
 from controller.world import World
+from tests.unit import objects
 from tests.unit.controller.scripted import Hands, Server
 
 
@@ -45,3 +48,13 @@ def test_keys_that_nobody_knows_are_named_once_and_left_alone(caplog: pytest.Log
     del data["IMAGEZ"]
     made._read()
     assert caplog.messages[1:] == [f"{said}IMAGEZ"]
+
+
+def test_why_a_strategy_was_chosen_makes_no_other_question_of_the_same_patch() -> None:
+    """Else what admission makes of a set is asked for in each pass, and the set stays where it is."""
+    made, patch = keeper({}), Decision("patch", ("spec.x differs",))
+    settings = objects.settings(strategy="auto")
+    said = because_of(Choice("sleep", "the nodes may not be read"), patch, settings)
+    assert said.reasons != patch.reasons
+    desired, live = objects.desired(), objects.served(objects.desired())
+    assert made._fingerprint(desired, live, said) == made._fingerprint(desired, live, patch)

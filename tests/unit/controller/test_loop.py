@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.health import Report
 from ansible_collections.kubecache.image_puller.plugins.module_utils.imageset import (
     ImageSet,
     installed_daemonsets,
@@ -21,7 +23,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     metadata,
 )
 from controller.judge import Judge
-from controller.keeper import Keeper
+from controller.keeper import Keeper, View
 from controller.loop import Controller
 from controller.watches import Watch
 from tests.unit.controller.scripted import FORBIDDEN, Hands, HttpError, Server, Store
@@ -270,6 +272,45 @@ def test_a_set_that_goes_while_it_is_judged_leaves_no_metric(running: Stage, mon
     assert judge.digest is not None, "it was judged"
     gauges = [metric for metric in controller.metrics.registry.collect() if metric.type == "gauge"]
     assert not [s for metric in gauges for s in metric.samples if s.labels.get("image_set") == "main"]
+
+
+@pytest.mark.parametrize("error", [ApiError("no answer"), KeyError("x")])
+def test_a_judgement_that_fails_is_made_again_soon(
+    running: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    judge = running.controller._sets["main"][1]
+
+    def fail(_self: Judge) -> None:
+        raise error
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyError):
+        patched.setattr(Judge, "_judge", fail)
+        judge.run()
+    assert judge.digest is None
+    assert judge.due == running.clock.time + 10
+    running.clock.time += 10
+    judge.run()
+    assert judge.digest is not None
+
+
+def test_what_was_not_seen_whole_is_looked_at_again_soon_and_then_acted_upon(
+    running: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, judge = running.controller._sets["main"]
+    healthy = Report("Healthy", ())
+
+    def run(complete: bool) -> None:
+        monkeypatch.setattr(Judge, "_view", lambda _self, _settings, _scope, live: View(live, [], healthy, complete))
+        running.clock.time += 10
+        judge.run()
+
+    run(complete=False)
+    assert judge.due == running.clock.time + 10
+    keeper.run()
+    assert keeper.due > running.clock.time
+    run(complete=True)
+    assert judge.due > running.clock.time + 100
+    assert keeper.due == 0, "it has to decide on what is known now"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import Client, Cluster
+from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster import ApiError, Client, Cluster
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.names import STATUS
 from controller import operator as module
@@ -261,3 +261,62 @@ def test_what_changes_during_a_pass_is_seen_by_the_next(error: Exception | None)
     served.passes()
     assert served.meanwhile is None
     assert served.state.keep_at == now
+
+
+def test_a_resource_that_is_back_is_served_though_it_was_gone_when_the_pass_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = Served()
+    served.operator._served = {"cache": served.state}
+    for found, kept in (([[], [served.resource]], True), ([[], []], False)):
+        monkeypatch.setattr(served.operator, "_resources_of", lambda _namespace, left=iter(found): next(left))
+        served.passes()
+        assert ("cache" in served.operator._served) is kept
+
+
+@pytest.mark.parametrize(("owners", "added"), [(["old", "older"], True), (["old", "other"], False), ([], False)])
+def test_a_daemonset_whose_owners_all_go_is_given_one_that_stays(owners: list[str], added: bool) -> None:
+    """Their names were changed in the resource, and the controller of the new ones is still to start."""
+    patches: list[tuple[str, Any]] = []
+
+    def answer(method: str, path: str, body: Any) -> dict[str, Any]:
+        if method == "PATCH":
+            patches.append((path, body))
+            return {}
+        if path.endswith("/configmaps/new"):
+            return {"metadata": {"name": "new", "namespace": "cache", "uid": "uid-new"}}
+        assert path.endswith("/daemonsets")
+        references = [{"kind": "X", "name": name, "uid": name} for name in owners]
+        data = {"name": "d", "namespace": "cache", "uid": "uid-d", "ownerReferences": references}
+        return {"items": [{"metadata": data}], "metadata": {}}
+
+    operator = Operator(Cluster(Server(answer)), (None,), own_namespace="operators", identity="one", clock=Hands())
+    operator._hand_over("cache", "new", {"old", "older"})
+    assert len(patches) == added
+    for path, patch in patches:
+        assert path.endswith("/daemonsets/d")
+        assert patch["metadata"]["uid"] == "uid-d"
+        assert [each["uid"] for each in patch["metadata"]["ownerReferences"]] == [*owners, "uid-new"]
+        assert patch["metadata"]["ownerReferences"][-1]["kind"] == "ConfigMap"
+
+
+def test_where_verdicts_may_not_be_read_the_missing_right_is_told() -> None:
+    served = Served()
+    served.operator._daemonsets[0].denied = ApiError("may not list DaemonSets", 403, verb="list")
+    served.passes()
+    assert served.condition("Degraded")[:2] == ("True", "MissingRight")
+    assert "may not list DaemonSets" in served.condition("Ready")[2]
+
+
+def test_a_right_that_is_missing_in_one_namespace_leaves_others_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, asked = Served(), []
+
+    def other_csv(_cluster: Cluster, namespace: str) -> None:
+        asked.append(namespace)
+        status = 404 if namespace == "c" else 403
+        raise ApiError('User "u" cannot list resource "x" in API group', status, verb="list")
+
+    monkeypatch.setattr(module, "other_csv", other_csv)
+    for namespace in ("a", "a", "b", "c", "b", "d"):
+        served.operator._other_csv(namespace)
+    assert asked == ["a", "b", "c"]
