@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,8 @@ class ActionModule(ActionBase):
         """Write ``report`` to each ``path``; the result lists the ``paths`` that were written."""
         super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(ARGUMENTS)
-        paths = [Path(path) for path in options["path"]]
-        problems = [_wrong_name(path) for path in paths if path.suffix not in FORMS]
-        if problems:
-            raise AnsibleActionFail(" ".join(problems))
+        paths = [Path(path) for path in options["path"] if Path(path).suffix in FORMS]
+        problems = [f"path: {sentence}" for sentence in wrong_names(options["path"])]
         try:
             told = document(
                 options["report"],
@@ -73,8 +71,11 @@ class ActionModule(ActionBase):
         return {"changed": bool(written), "paths": written, **failure}
 
 
-def _wrong_name(path: Path) -> str:
-    return f"path: the form of {path} is not known; its name must end in {', '.join(FORMS)}."
+def wrong_names(paths: Iterable[str]) -> list[str]:
+    """A sentence for each file whose name does not say in which form it is to be."""
+    ends = ", ".join(FORMS)
+    wrong = [path for path in paths if Path(path).suffix not in FORMS]
+    return [f"the form of {path} is not known; its name must end in {ends}." for path in wrong]
 
 
 def _former(since: str | None, paths: list[Path]) -> dict[str, Any] | None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import InvalidReference, parse_reference
+from ansible_collections.kubecache.image_puller.plugins.module_utils.names import some
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, RegistryError
 from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_yaml
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
+    REFRESH_NEVER,
     InvalidSettings,
     Problem,
     Settings,
@@ -229,6 +231,21 @@ def mismatches(lock: Lock, wanted: Sequence[Wanted], *, whole: bool = True) -> l
         what = f"the image {name} ({use}) is not in the list"
         problems.append(_problem(lock.path, what, f"correct the list, or {RENEW}"))
     return problems
+
+
+def at_odds(sets: Iterable[Settings]) -> list[str]:
+    """A sentence where the controller, which knows of no lock, would take nodes from what it says; for warnings."""
+    moving = [
+        one.daemonset_name
+        for one in sets
+        if one.refresh != REFRESH_NEVER and not all(parse_reference(image.image).digest for image in one.images)
+    ]
+    if not moving:
+        return []
+    return [
+        f"{some(moving)}: the controller does not know of the lock. Once a tag is moved in its registry, it has nodes "
+        f"pull what the lock does not have, and a wait with the lock fails. Remedy: set refresh to {REFRESH_NEVER}"
+    ]
 
 
 def renewed(

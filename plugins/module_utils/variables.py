@@ -1,18 +1,23 @@
 # Copyright: Image Puller contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which variables are misspelt ones of the role: Ansible ignores a variable that nobody reads without a word."""
+"""Which variables are misspelt ones of the role, or switches that are neither on nor off.
+
+Ansible ignores a variable that nobody reads without a word, and takes what it does not know for false.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 PREFIX = "image_puller_"
 # What two names have in common, without the prefix. A letter or a word that is missing is closer than this; a name that
 # has a word of ours among its own, as image_puller_registry or image_puller_images_of_team, is not.
 MISSPELT = 0.75
+# What Ansible's filter bool knows, and "" for what is not set.
+SWITCHES = ("true", "false", "yes", "no", "on", "off", "1", "0", "")
 
 
 class Unknown(NamedTuple):
@@ -35,3 +40,12 @@ def unknown(names: Iterable[str], known: Iterable[str]) -> Unknown:
         else:
             found.ignored.append(f"{says}, and does nothing.")
     return found
+
+
+def unclear(switches: Mapping[str, object]) -> list[str]:
+    """One sentence for each variable whose value is neither true nor false; None and "" mean that it is not set."""
+    return [
+        f"{name} '{value}': it is neither true nor false. Remedy: write true or false."
+        for name, value in switches.items()
+        if value is not None and str(value).lower() not in SWITCHES
+    ]

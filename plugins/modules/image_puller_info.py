@@ -43,9 +43,10 @@ options:
     description:
       - V(all) returns every image on every node in RV(rows), and every node in RV(nodes).
       - V(problems) returns those that are not cached, or cached and not running, and the nodes that are affected,
-        excused or skipped. They are cut where the result would grow beyond 1 MiB; RV(left_out) tells how many are.
+        excused or skipped. Messages end after 600 characters, and the list where the result would grow beyond 1 MiB;
+        RV(left_out) tells how many are missing.
       - V(summary) returns neither.
-      - Left out, it is V(all) with up to 100 nodes and V(problems) with more.
+      - Left out, it is V(all) with up to 100 nodes, as long as the result stays below 1 MiB, and V(problems) otherwise.
     type: str
     choices: [all, problems, summary]
   read_nodes:
@@ -244,7 +245,9 @@ rows:
       size: 1185181
       tries: 0
 excused:
-  description: Why nodes do not count, each reason with the number of its nodes and the names of up to five.
+  description:
+    - Why nodes do not count, each reason with the number of its nodes and the names of up to five. Of more than five
+      reasons those of most nodes come first, and one more entry counts the others.
   returned: with O(sets=one)
   type: list
   elements: dict
@@ -292,11 +295,11 @@ problems:
 daemonset:
   description:
     - Name, namespace and generation of the DaemonSet, by which strategy it holds the images and, where C(strategy=auto)
-      has chosen that, why. Or null.
+      has chosen that, why, and whether its pods have resources as a whole. Or null.
   returned: with O(sets=one)
   type: dict
   sample: {"name": "kubernetes-image-puller", "namespace": "k8s-image-puller", "generation": 1,
-           "strategy": "sleep", "strategy_reason": ""}
+           "strategy": "sleep", "strategy_reason": "", "pod_resources": false}
 """
 
 from collections.abc import Mapping, Sequence

@@ -187,6 +187,20 @@ options:
       - What M(kubecache.image_puller.image_puller_daemonset) will be asked to wait for afterwards. Here it is only
         checked, so that nothing is changed where it can't be meant.
     type: raw
+  on_timeout:
+    description:
+      - What M(kubecache.image_puller.image_puller_daemonset) will be asked to do when the time is over, V(fail) or
+        V(warn). Here it is only checked.
+    type: str
+    choices: [fail, warn]
+    default: fail
+  min_nodes:
+    description:
+      - How many nodes must match the node selector, affinity and tolerations, as
+        M(kubecache.image_puller.image_puller_daemonset) will be asked. Here it is checked, and O(preflight) warns where
+        fewer do.
+    type: int
+    default: 1
 seealso:
   - module: kubecache.image_puller.image_puller_daemonset
   - module: kubecache.image_puller.image_puller_config
@@ -451,6 +465,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.keeper impo
     remove_left,
     result_of,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import at_odds
 from ansible_collections.kubecache.image_puller.plugins.module_utils.lockfile import (
     LOCK_ARGUMENTS,
     LockFile,
@@ -513,6 +528,8 @@ ARGUMENTS: dict[str, Any] = {
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 120},
     "wait_for": {"type": "raw"},
+    "on_timeout": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
+    "min_nodes": {"type": "int", "default": 1},
 }
 
 
@@ -568,14 +585,16 @@ def _render(module: AnsibleModule, installation: Installation) -> dict[str, Any]
     made = rendered(installation, plan, _choices(params))
     if params["lock_update"]:
         raise RuntimeError("lock_update asks registries, and render asks nobody. Leave one of them out")
+    warnings: list[str] = []
     if params["lock"]:
+        warnings = at_odds(wanted.settings for wanted in plan.sets) if params["controller"] else []
         sets = [(wanted.group, wanted.settings) for wanted in plan.sets]
         compare(params["lock"], sets, installation.image if params["controller"] else "").require()
     try:
         changes = write(Path(params["render"]), to_files(made), dry_run=module.check_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise RuntimeError(f"The files can't be written: {error}. Correct render, or the permissions") from error
-    result = {**_result_of_present(Outcome(plan.sets, changes), plan), "notes": list(plan.notes)}
+    result = {**_result_of_present(Outcome(plan.sets, changes, warnings), plan), "notes": list(plan.notes)}
     texts = ("before", "after")
     return {**result, "diff": [{**each, **{t: each[t].get("text", "") for t in texts}} for each in result["diff"]]}
 
@@ -584,12 +603,12 @@ def _present(
     cluster: Cluster, module: AnsibleModule, installation: Installation, image_set: ImageSet
 ) -> dict[str, Any]:
     params = module.params
+    policy = read_policy(params["wait_for"], params["min_nodes"], params["wait_timeout"])
     if installation.openshift:
         find_project(cluster, image_set.namespace)
     live = config_maps(cluster, image_set)
     plan = read_plan(given_settings(module), params["groups"], image_set.config_map_name, live)
     plan.required()
-    policy = read_policy(params["wait_for"])
     policy.require_images_of(member.reading.settings for member in members_of(image_set, live, plan.sets, plan.leaving))
     outcome, told = Outcome(plan.sets), dict[str, Any]()
     try:
@@ -602,6 +621,8 @@ def _present(
         lock = open_lock(cluster, lockable(members), params, controller=installation.image if deployment else "")
         if lock and params["preflight"] != "report":
             lock.require()
+        if lock and deployment:
+            outcome.warnings += at_odds(sets)
         objects = brought(installation, plan, choices) if params["preflight"] != "off" else []
         made = classes_made(plan, choices)
         ahead = _Ahead(list(outcome.decided.values()), deployment, objects, made, lock, policy)

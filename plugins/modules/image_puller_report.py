@@ -35,7 +35,8 @@ options:
     type: path
   required:
     description:
-      - Whether the task fails if a file can't be written. With V(false) it warns.
+      - Whether the task fails if a file can't be written, or its form is not known. With V(false) it warns.
+      - All others are written in either case.
     type: bool
     default: true
   notes:

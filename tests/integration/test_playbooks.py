@@ -30,9 +30,9 @@ IMAGES = {"java11": IMAGE}
 
 
 def unanswered() -> dict[str, Any]:
-    """Every question that a survey may ask, left unanswered: all variables of the role but the namespace."""
+    """Every question that a survey may ask, left unanswered: all variables of role and playbooks but the namespace."""
     defaults = yaml.safe_load((ROOT / "roles/image_puller/defaults/main.yml").read_text())
-    return dict.fromkeys({name.removeprefix("image_puller_") for name in defaults} - {"namespace"}, "")
+    return dict.fromkeys({name.removeprefix("image_puller_") for name in defaults} - {"namespace"} | {"hosts"}, "")
 
 
 def warnings_of(result: dict[str, Any]) -> list[str]:

@@ -250,6 +250,28 @@ def test_bad_settings_are_told_all_at_once_and_nothing_is_asked_of_the_cluster(
     assert [event for event in cluster.audit(mark) if "admin" in event["user"]] == []
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"wait": "ture"}, "image_puller_wait 'ture': it is neither true nor false. Remedy: write true or false."),
+        (
+            {"report": "state.htm"},
+            "image_puller_report: the form of state.htm is not known; its name must end in .html",
+        ),
+        ({"wait_timeout": -1}, "wait_timeout '-1': it is below 0. Remedy: write 0 or more."),
+        ({"min_nodes": -1}, "min_nodes '-1': it is below 0. Remedy: write 0 or more."),
+        ({"on_timeout": "ignore"}, "value of on_timeout must be one of: fail, warn, got: ignore"),
+    ],
+)
+def test_what_can_not_be_waited_for_or_written_is_refused_before_anything_is_changed(
+    cluster: Cluster, playbook: Playbook, given: dict[str, Any], sentence: str
+) -> None:
+    mark = cluster.audit_mark()
+    assert sentence in " ".join(playbook("install", images=JAVA, ok=False, **given).stdout.split())
+    writes = [event["uri"] for event in cluster.audit(mark) if "admin" in event["user"] and event["verb"] in WRITES]
+    assert writes == []
+
+
 def test_a_controller_image_that_cannot_be_pulled_is_told_with_the_remedy(module: Module) -> None:
     missing = "ghcr.io/kubecache/no-such-image:9"
     told = module("install", images=JAVA, image=missing, wait=True, wait_timeout=60, ok=False)["msg"]

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the slices of a wait come to in one result."""
+"""What runs on the control node: a wait in slices as one result, a look at variables, a report."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ansible_collections.kubecache.image_puller.plugins.action import image_puller_daemonset as action
+from ansible_collections.kubecache.image_puller.plugins.action import (
+    image_puller_report,
+    image_puller_validate_variables,
+)
 from ansible_collections.kubecache.image_puller.plugins.action.image_puller_daemonset import ActionModule, joined
 
 
@@ -80,3 +86,39 @@ def test_a_slice_that_fails_for_good_ends_the_wait() -> None:
     slices = Slices(_answer("created") | _following("1 of 2"), {"failed": True, "msg": "forbidden"})
     told = slices._wait({"wait": True}, {})
     assert (told["failed"], told["msg"], told["action"]) == (True, "forbidden", "created")
+
+
+def run_plugin(plugin: Any, **arguments: Any) -> dict[str, Any]:
+    """An action plugin, whole, as a task runs it."""
+    task = SimpleNamespace(args=arguments, action=plugin.__name__, async_val=0, check_mode=False)
+    connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
+    result: dict[str, Any] = plugin.ActionModule(task, connection, None, None, None, None).run(task_vars={})
+    return result
+
+
+def test_values_that_would_be_found_wrong_too_late_are_refused_together() -> None:
+    given: dict[str, Any] = {"switches": {"image_puller_wait": "ture"}, "report": "state.htm, state.json"}
+    refused = run_plugin(image_puller_validate_variables, known=["image_puller_wait"], **given)
+    assert refused["failed"]
+    assert refused["msg"] == (
+        "image_puller_wait 'ture': it is neither true nor false. Remedy: write true or false. "
+        "image_puller_report: the form of state.htm is not known; its name must end in .html, .json, .prom."
+    )
+    assert "failed" not in run_plugin(image_puller_validate_variables, known=["image_puller_wait"])
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_report_of_no_known_form_keeps_no_other_from_being_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, required: bool
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(image_puller_report, "Display", lambda: SimpleNamespace(warning=warnings.append))
+    monkeypatch.setattr(image_puller_report, "document", lambda *_arguments, **_options: {})
+    monkeypatch.setitem(image_puller_report.FORMS, ".json", lambda _told: "{}")
+    good, bad = tmp_path / "state.json", tmp_path / "state.htm"
+    told = run_plugin(image_puller_report, report={"sets": []}, path=[str(bad), str(good)], required=required)
+    sentence = f"path: the form of {bad} is not known; its name must end in .html, .json, .prom."
+    assert (told["paths"], good.read_text(), bad.exists()) == ([str(good)], "{}", False)
+    assert (told.get("failed", False), told.get("msg"), warnings) == (
+        (True, sentence, []) if required else (False, None, [sentence])
+    )

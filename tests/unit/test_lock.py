@@ -15,6 +15,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import
     Lock,
     Locked,
     Wanted,
+    at_odds,
     drift,
     mismatches,
     parse_lock,
@@ -176,3 +177,13 @@ def test_to_write_a_lock_its_path_is_needed() -> None:
     assert open_lock(cluster, [], {"lock": None, "lock_update": False}) is None
     with pytest.raises(RuntimeError, match="lock_update writes the file that lock names"):
         open_lock(cluster, [], {"lock": None, "lock_update": True})
+
+
+def test_a_controller_that_would_take_nodes_from_the_lock_is_told_with_the_remedy() -> None:
+    pinned = {"images": {"java11": f"r.io/java:1@{INDEX}"}}
+    sets = [objects.settings(daemonset_name="a"), objects.settings(daemonset_name="b", refresh="restart")]
+    quiet = [objects.settings(refresh="never"), objects.settings(**pinned)]
+    (told,) = at_odds([*sets, *quiet])
+    assert told.startswith("a, b: the controller does not know of the lock. ")
+    assert told.endswith("Remedy: set refresh to never")
+    assert at_odds(quiet) == []

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import PERMANENT, Report, Row
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import run_here
 from ansible_collections.kubecache.image_puller.plugins.module_utils.policy import Policy, read_policy
 from ansible_collections.kubecache.image_puller.plugins.module_utils.progress import progress, seconds_left
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import InvalidSettings
+from tests.running import module_arguments
 from tests.unit import objects
 
 NODES = ("a-1", "a-2", "spot-1", "spot-2")
@@ -84,6 +88,26 @@ def test_what_can_not_be_meant_is_refused_in_one_sentence(wait_for: object, sent
 def test_numbers_below_0_are_refused_together() -> None:
     with pytest.raises(InvalidSettings, match=r"(?s)min_nodes '-1'.*wait_timeout '-5'"):
         read_policy(None, -1, -5)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"min_nodes": -1}, "min_nodes '-1': it is below 0. Remedy: write 0 or more."),
+        ({"wait_timeout": -1}, "wait_timeout '-1': it is below 0. Remedy: write 0 or more."),
+        ({"wait_for": {"nodes": 0}}, "wait_for.nodes '0': it is neither"),
+        ({"on_timeout": "ignore"}, "value of on_timeout must be one of: fail, warn, got: ignore"),
+    ],
+)
+def test_an_installation_refuses_it_before_it_looks_at_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: dict[str, Any], sentence: str
+) -> None:
+    code = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
+    monkeypatch.setattr(code, "run", lambda module, work: run_here(module, lambda: work(object())))
+    monkeypatch.setattr(code, "is_openshift", lambda _cluster: False)
+    with module_arguments({"images": "java11=r.io/java11:1", **option}), pytest.raises(SystemExit):
+        code.main()
+    assert sentence in json.loads(capsys.readouterr().out)["msg"]
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,22 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
+from ansible.module_utils.basic import AnsibleModule
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import Plan, read_plan
-from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import Installation
+from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import IMAGE, Installation
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installer import Choices, rendered
+from ansible_collections.kubecache.image_puller.plugins.module_utils.lock import Locked, show_lock
 from ansible_collections.kubecache.image_puller.plugins.module_utils.methods import METHODS
+from ansible_collections.kubecache.image_puller.plugins.module_utils.module import run_here
 from ansible_collections.kubecache.image_puller.plugins.module_utils.render import to_files, to_yaml, write
+from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import HELPER_IMAGE
 from tests.running import module_arguments
 from tests.unit import objects
 
@@ -133,6 +138,32 @@ def test_the_module_asks_no_cluster_and_tells_of_each_file(tmp_path: Path, capsy
         assert (told["kind"], told["action"], diff["before"]) == ("File", "created", "")
         assert diff["after"] == Path(told["name"]).read_text(encoding="utf-8")
     assert not run_module(capsys, **options)["changed"]
+
+
+@pytest.mark.parametrize("rendering", [True, False])
+def test_a_lock_that_the_controller_works_against_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rendering: bool
+) -> None:
+    """Of files, and of a cluster, before anything is done there: looking for classes comes next."""
+    code = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    monkeypatch.setattr(code, "run", lambda module, work: run_here(module, lambda: work(object())))
+    monkeypatch.setattr(code, "is_openshift", lambda _cluster: False)
+    monkeypatch.setattr(code, "config_maps", lambda *_: {})
+    monkeypatch.setattr(code, "require_classes", mock.Mock(side_effect=RuntimeError("until here")))
+    wanted = [("cache", "java11", "r.io/java11:1"), ("helper", "helper", HELPER_IMAGE)]
+    locks = {True: [*wanted, ("controller", "controller", IMAGE)], False: wanted}
+    options = {"images": "java11=r.io/java11:1", **({"render": str(tmp_path / "files")} if rendering else {})}
+    for controller, images in locks.items():
+        lock = tmp_path / f"{controller}.lock.yml"
+        lock.write_text(show_lock(Locked(*one, f"sha256:{'0' * 64}", {}, 1, "2026-01-01T00:00:00Z") for one in images))
+        for refresh in ("digest", "never"):
+            warnings.clear()
+            told = run_module(capsys, refresh=refresh, lock=str(lock), controller=controller, **options)
+            assert told.get("msg") == (None if rendering else "until here")
+            wrong = [text for text in warnings if "the controller does not know of the lock" in text]
+            assert len(wrong) == (controller and refresh == "digest")
 
 
 def test_what_can_not_be_written_is_said_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

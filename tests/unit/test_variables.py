@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.kubecache.image_puller.plugins.module_utils.variables import PREFIX, unknown
+from ansible_collections.kubecache.image_puller.plugins.module_utils.variables import PREFIX, unclear, unknown
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles" / "image_puller"
@@ -84,3 +84,15 @@ def test_every_entry_point_begins_with_it() -> None:
             first = first["block"][0]
         imports = first["ansible.builtin.import_tasks"]
         assert imports == "variables.yml" or (imports == "main.yml" and name in ("plan", "render"))
+
+
+@pytest.mark.parametrize("value", [True, False, "true", "No", "on", "OFF", "1", 0, "", None])
+def test_what_ansible_takes_for_true_or_false_or_is_not_set_is_let_be(value: object) -> None:
+    assert unclear({"image_puller_wait": value}) == []
+
+
+@pytest.mark.parametrize("value", ["ture", "y", "none", " true", 2, ["true"]])
+def test_what_ansible_would_take_for_false_without_a_word_is_refused(value: object) -> None:
+    assert unclear({"image_puller_wait": value}) == [
+        f"image_puller_wait '{value}': it is neither true nor false. Remedy: write true or false."
+    ]
