@@ -26,7 +26,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.credentials import Keyring, Login
 from ansible_collections.kubecache.image_puller.plugins.module_utils.images import Reference, parse_reference
@@ -38,6 +38,9 @@ TOTAL_SECONDS = 20.0  # For all images together.
 LARGEST_ANSWER = 4 << 20  # The specification asks registries to take manifests of 4 MiB.
 MOST_REDIRECTS = 5
 _REST_SECONDS = 30.0  # A host that did not answer is left alone for so long.
+# What another login may get past. A registry may say "not found" to whoever must not know of an image, and has limits
+# for each user, and for each address of those who are none.
+_TRY_ANOTHER = ("unauthorized", "not_found", "rate_limit")
 
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -50,6 +53,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _USER_AGENT = "kubecache-image-puller"
 
 Result = TypeVar("Result")
+_Resting: TypeAlias = str | tuple[str, Login | None]  # A host, or one login (None: without) to it.
 
 
 class RegistryError(Exception):
@@ -79,7 +83,8 @@ class Facts:
     ``digest`` is what the reference stands for (an index where there is one); ``platforms`` as ``os/architecture``,
     empty where the image does not say; ``layers`` for each platform that was asked for and is there (under "" where
     the image does not say); ``source`` the host that answered; ``login`` where the login was written that it took, ""
-    for none; ``private`` whether it is refused without; ``manifests``: platform -> the digest of the image for it.
+    for none; ``private`` whether it is refused without, None where that is unknown; ``manifests``: platform -> the
+    digest of the image for it.
     """
 
     digest: str
@@ -87,7 +92,7 @@ class Facts:
     layers: Mapping[str, tuple[Layer, ...]]
     source: str
     login: str = ""
-    private: bool = False
+    private: bool | None = False
     manifests: Mapping[str, str] = field(default_factory=dict)
 
     def layers_for(self, platform: str) -> tuple[Layer, ...] | None:
@@ -124,10 +129,11 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an image is asked for: the registry itself, or a mirror of it."""
+    """Where an image is asked for: the registry itself, or a mirror of it; ``private`` as in :class:`Facts`."""
 
     reference: Reference
     login: Login | None = None
+    private: bool | None = False
 
     @property
     def host(self) -> str:
@@ -145,7 +151,7 @@ class Registries:
         self.access = access or Access()
         self._connections = threading.local()
         self._tokens: dict[tuple[str, str, Login | None], tuple[str, float]] = {}
-        self._resting: dict[str, tuple[RegistryError, float]] = {}
+        self._resting: dict[_Resting, tuple[RegistryError, float]] = {}
 
     @functools.cached_property
     def _trusting(self) -> ssl.SSLContext:
@@ -247,13 +253,19 @@ class Registries:
         A mirror gets those of the image, too, as container runtimes have it: somebody named it to stand in its place.
         """
         logins = list(dict.fromkeys([*self.access.keyring.logins(place), *self.access.keyring.logins(image)]))
+        limited: RegistryError | None = None
+        private: bool | None = False
         for number, login in enumerate((None, *logins)):
             try:
-                return ask(_Place(place, login))
+                return ask(_Place(place, login, private))
             except RegistryError as error:
-                # A registry may say "not found" to whoever must not know of an image.
-                if error.class_ not in ("unauthorized", "not_found") or number == len(logins):
-                    raise
+                if error.class_ == "rate_limit":
+                    limited = limited or error
+                if error.class_ not in _TRY_ANOTHER or number == len(logins):
+                    # What was turned away for its number alone might have been let in.
+                    raise (limited if limited and error.class_ == "unauthorized" else error) from None
+                if not login:
+                    private = None if limited else True
         raise AssertionError("there is always one way to ask")
 
     # The answers
@@ -269,7 +281,7 @@ class Registries:
 
     def _facts(self, place: _Place, wanted: Collection[str]) -> Facts:
         manifest, digest = self._manifest(place, place.version)
-        login, private = (place.login.source, True) if place.login else ("", False)
+        login, private = place.login.source if place.login else "", place.private
         with _well_formed(place):
             if "manifests" not in manifest:
                 platform = self._platform(place, manifest)
@@ -316,11 +328,11 @@ class Registries:
         value, until = self._tokens.get(key, ("", 0.0))
         if value and time.monotonic() < until:
             headers["Authorization"] = value
-        answer = self._follow(method, url, headers)
+        answer = self._follow(place.login, method, url, headers)
         if answer.status == 401 and _origin(answer.url) == _origin(url):
             value, lifetime = self._authorize(place, answer.headers.get_all("WWW-Authenticate") or [])
             self._tokens[key] = value, time.monotonic() + lifetime
-            answer = self._follow(method, url, {**headers, "Authorization": value})
+            answer = self._follow(place.login, method, url, {**headers, "Authorization": value})
         if answer.status != 200:
             error = self._refusal(answer, place)
             raise _Wordless(error.class_, str(error)) if method == "HEAD" and error.class_ == "other" else error
@@ -359,7 +371,7 @@ class Registries:
             url += ("&" if realm.query else "?") + urllib.parse.urlencode(query)
             if login and login.password:
                 headers["Authorization"] = login.basic
-        answer = self._follow(method, url, headers, body)
+        answer = self._follow(login, method, url, headers, body)
         if answer.status != 200:
             raise self._refusal(answer, place)
         content = _object(answer, place, "a token")
@@ -381,7 +393,8 @@ class Registries:
             asks = f" and asks to be left alone for {seconds:.0f} s" if seconds else ""
             said = "wants fewer requests (429)" if answer.status == 429 else "is overloaded (503)"
             error = RegistryError("rate_limit" if answer.status == 429 else "network", f"{host} {said}{asks}", seconds)
-            self._rest(host, error, seconds or _REST_SECONDS)
+            # An overloaded host would say the same to all.
+            self._rest((host, place.login) if answer.status == 429 else host, error, seconds or _REST_SECONDS)
             return error
         code = next((f" {error['code']}" for error in _errors(answer) if _is_code(error.get("code"))), "")
         what = "a page, not a registry's answer" if _is_page(answer) else f"HTTP status {answer.status}{code}"
@@ -390,11 +403,16 @@ class Registries:
 
     # HTTP
 
-    def _follow(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> _Answer:
-        """One request and its redirects; credentials stay with the host that they are for."""
+    def _follow(
+        self, login: Login | None, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> _Answer:
+        """One request and its redirects; credentials stay with the host that they are for.
+
+        :param login: for whom it is; what is sent of it is in ``headers`` and ``body``.
+        """
         first = urllib.parse.urlsplit(url).netloc
         for _redirect in range(MOST_REDIRECTS + 1):
-            answer = self._send(method, url, headers, body)
+            answer = self._send(login, method, url, headers, body)
             if answer.status not in _REDIRECTS:
                 return answer
             parts = _split(answer.headers.get("Location", ""), first, url)
@@ -407,11 +425,13 @@ class Registries:
             url = parts.geturl()
         raise RegistryError("other", f"{first} redirects more than {MOST_REDIRECTS} times")
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> _Answer:
+    def _send(
+        self, login: Login | None, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> _Answer:
         """One request, on a connection that is kept; once more where a kept one had been closed meanwhile."""
         parts = urllib.parse.urlsplit(url)
-        if resting := self._resting.get(parts.netloc):
-            error, until = resting
+        keys: tuple[_Resting, ...] = (parts.netloc, (parts.netloc, login))
+        for error, until in (self._resting[key] for key in keys if key in self._resting):
             if time.monotonic() < until:
                 raise RegistryError(error.class_, str(error), error.retry_after)
         try:
@@ -489,9 +509,9 @@ class Registries:
         if connection:
             connection.close()
 
-    def _rest(self, host: str, error: RegistryError, seconds: float) -> None:
-        """Leave a host alone for a while: what it said to one it would say to all."""
-        self._resting[host] = error, time.monotonic() + seconds
+    def _rest(self, who: _Resting, error: RegistryError, seconds: float) -> None:
+        """Leave a host, or a login to it, alone for a while: what it said to one request it would say to all."""
+        self._resting[who] = error, time.monotonic() + seconds
 
     # Which hosts may be asked how
 

@@ -325,6 +325,57 @@ def test_a_registry_that_wants_rest_gets_it(server: Server) -> None:
     assert len(server.seen) <= registry.PARALLEL
 
 
+class LimitedRealm(TokenRealm):
+    """The same, where an address without a login has asked too often: for tokens, or with such a token."""
+
+    def __init__(self, server: Server, realm: Server, *, at: str, knows: bool = True) -> None:
+        super().__init__(server, realm)
+        self.at, self.knows = at, knows
+
+    def registry(self, handler: Handler) -> bool:
+        if handler.headers.get("Authorization") == "Bearer anybody":
+            return answer(handler, 429, b"{}", Retry_After="120")
+        return super().registry(handler)
+
+    def realm(self, handler: Handler) -> bool:
+        if "Authorization" in handler.headers:
+            return super().realm(handler) if self.knows else answer(handler, 401, b"{}")
+        if self.at == "realm":
+            return answer(handler, 429, b"{}", Retry_After="120")
+        return answer(handler, 200, b'{"token": "anybody"}')
+
+
+@pytest.mark.parametrize(("at", "asked_again"), [("registry", ["Bearer t0ken"]), ("realm", [None, "Bearer t0ken"])])
+def test_a_limit_of_those_without_a_login_is_none_of_a_login(
+    server: Server, other: Server, at: str, asked_again: list[str | None]
+) -> None:
+    made = server.image("team/java11")
+    LimitedRealm(server, other, at=at)
+    asked = registries(server, other, keyring=login(server.host))
+    found = asked.facts(f"{server.host}/team/java11:1", AMD64)
+    assert (found.digest, found.login, found.private) == (made, "pull secret team", None)
+    server.seen.clear()
+    other.seen.clear()
+    assert asked.digest(f"{server.host}/team/java11:1") == made
+    assert [seen.headers.get("Authorization") for seen in server.seen] == asked_again
+    assert other.seen == [], "what was limited is left alone meanwhile"
+
+
+def test_what_a_limit_hides_is_not_known_to_be_refused(server: Server, other: Server) -> None:
+    """The login is refused, and without one the image might be had."""
+    LimitedRealm(server, other, at="registry", knows=False)
+    asked = registries(server, other, keyring=login(server.host))
+    assert refusal(lambda: asked.facts(f"{server.host}/team/java11:1", AMD64)).class_ == "rate_limit"
+
+
+def test_an_overloaded_registry_is_left_alone_with_every_login(server: Server) -> None:
+    server.behave = lambda handler: answer(handler, 503, b"{}")
+    asked = registries(server, keyring=login(server.host))
+    for _ in range(2):
+        assert refusal(lambda: asked.facts(f"{server.host}/team/java11:1", AMD64)).class_ == "network"
+    assert len(server.seen) == 1
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("3", 3), ("999999999", 86400), ("soon", None), ("", None)])
 def test_retry_after_is_a_number_of_seconds(server: Server, text: str, seconds: float | None) -> None:
     server.behave = lambda handler: answer(handler, 429, b"{}", Retry_After=text)
