@@ -60,8 +60,9 @@ REMEDIES = {
     "no_space": "free space on the node's image file system, or cache fewer images there",
     "invalid_name": "correct the image reference",
     "no_platform": "choose an image for the nodes' architecture, or leave those nodes out with node_selector",
-    "other_digest": "if it is the right one, write the lock anew with the playbook plan and lock_update=true; else "
-    "push the locked image under this tag again, and remove the other one from the node",
+    "other_digest": "if it is the right one, write the lock anew with the playbook plan and "
+    "image_puller_lock_update=true; else push the locked image under this tag again, and remove the other one from the "
+    "node",
     "runtime": "look at the message and at the container runtime's log on the node",
     "other": "look at the message",
 }

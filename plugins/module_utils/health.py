@@ -34,7 +34,9 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.names impor
     some,
 )
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
+    is_going,
     is_tainted_by_state,
+    lasting,
     selects,
     toleration_for,
     untolerated,
@@ -52,7 +54,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.witnesses i
     OLD_REVISION,
     UNTOLD,
     Row,
-    listed_digests,
+    digests_of,
     names_of,
     rows_of,
 )
@@ -92,11 +94,12 @@ NO_IMAGE_VOLUMES = "NoImageVolumes"
 _TOO_OLD = "it can't mount image volumes: {}; update the node, give it a group of its own, or let strategy be sleep"
 # Above so many nodes only what needs attention is returned one by one, unless more is asked for.
 MANY_NODES, MANY_ROWS = 100, 2000
-# Bytes of JSON that such rows and nodes may take, so that a task's result stays below 1 MiB.
-_ROWS_SPACE, _NODES_SPACE = 500_000, 200_000
+# Bytes of JSON, so that a task's result stays below 1 MiB: what reports may take, and of that such rows and nodes.
+_SPACE, _ROWS_SPACE, _NODES_SPACE = 900_000, 500_000, 200_000
+_LONGEST_MESSAGE = 600  # Of what a kubelet says, in characters, where not everything is asked for.
+_MOST_REASONS = 5  # Why nodes do not count; the others are counted.
 _MOST_WHY = 1000  # Characters of a published reason that names nodes and a remedy.
 _FAILURE_TEXTS, _MOST = ("name", "image", "class", "message"), 2**31
-_GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ class Report:
     """The truth at one moment.
 
     ``excused`` and ``skipped`` map a node to why it does not count; ``daemonset`` is name, namespace and
-    generation, by which strategy its pods hold the images and, where that was chosen, why.
+    generation, by which strategy its pods hold the images and, where that was chosen, why, and whether its pods have
+    resources as a whole.
     ``expected``: nodes on which there should be a pod, also where they could not be read.
     """
 
@@ -157,38 +161,44 @@ class Report:
         """The shape that the modules return: always all keys.
 
         :param details: ``all`` rows and nodes, only ``problems`` (what is not cached without a flaw, as far as it has
-            room), or ``summary``: none; None: all of up to 100 nodes, else problems.
+            room, with long messages cut), or ``summary``: none; None: all of up to 100 nodes if they have room, else
+            problems.
         :param share: how many reports share the room in one result.
         """
-        details = details or ("all" if len(self.nodes) <= MANY_NODES else "problems")
-        nodes, rows = self._details(details, share)
-        return {
+        told: dict[str, Any] = {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "inferred": self.inferred,
             "summary": self.summary,
             "images": self._images(),
-            "nodes": nodes[0],
-            "rows": rows[0],
+            "nodes": [],
+            "rows": [],
             "excused": _by_reason(self.excused),
             "skipped": _by_reason(self.skipped),
             "details": details,
-            "left_out": {"nodes": nodes[1], "rows": rows[1]},
+            "left_out": {"nodes": 0, "rows": 0},
             "daemonset": dict(self.daemonset) if self.daemonset else None,
         }
-
-    def _details(self, details: str, share: int) -> tuple[tuple[list[Any], int], tuple[list[Any], int]]:
-        """Nodes and rows, each with how many had no room."""
+        # Of several sets the reasons are told three times: by each, by its report, and by all together.
+        space = _SPACE // share - len(json.dumps(told)) - 2 * len(json.dumps(told["reasons"]))
+        if details == "all" or (details is None and len(self.nodes) <= MANY_NODES):
+            nodes, rows = self._nodes(), [row.as_dict() for row in self.rows]
+            if details or not _within(space, [*nodes, *rows])[1]:
+                return {**told, "nodes": nodes, "rows": rows, "details": "all"}
         if details == "summary":
-            return ([], 0), ([], 0)
-        if details == "all":
-            return (self._nodes(), 0), ([row.as_dict() for row in self.rows], 0)
+            return told
+        return {**told, **self._problems(space, share), "details": "problems"}
+
+    def _problems(self, space: int, share: int) -> dict[str, Any]:
+        """What needs attention, as far as it has room, and how much had none."""
         problems = _fairly([row for row in self.counted if row.state != "cached" or row.reason])
         troubled = {row.node for row in problems}
-        nodes = [n for n in self._nodes() if n["excused"] or n["skipped"] or n["name"] in troubled]
-        nodes.sort(key=lambda node: not node["failed"])
-        rows, left = _within(_ROWS_SPACE // share, [row.as_dict() for row in problems[:MANY_ROWS]])
-        return _within(_NODES_SPACE // share, nodes), (rows, left + max(0, len(problems) - MANY_ROWS))
+        found = [n for n in self._nodes() if n["excused"] or n["skipped"] or n["name"] in troubled]
+        found.sort(key=lambda node: not node["failed"])
+        nodes, left = _within(min(space, _NODES_SPACE // share), found)
+        space = min(space - len(json.dumps(nodes)), _ROWS_SPACE // share)
+        rows = _within(space, [_short(row).as_dict() for row in problems[:MANY_ROWS]])[0]
+        return {"nodes": nodes, "rows": rows, "left_out": {"nodes": left, "rows": len(problems) - len(rows)}}
 
     def _images(self) -> list[dict[str, Any]]:
         by_name: dict[str, list[Row]] = {image.name: [] for image in self.images}
@@ -209,11 +219,16 @@ class Report:
 
 
 def _by_reason(nodes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Why nodes do not count: each reason with the number of its nodes and the names of some."""
+    """Why nodes do not count: the reasons of most, each with the number of its nodes and the names of some."""
     names: dict[str, list[str]] = {}
     for node, why in nodes.items():
         names.setdefault(why, []).append(node)
-    return [{"why": why, "nodes": len(found), "names": found[:5]} for why, found in names.items()]
+    ranked = sorted(names.items(), key=lambda item: -len(item[1]))
+    told, rest = ranked[:_MOST_REASONS], ranked[_MOST_REASONS:]
+    if rest:  # As with a taint for each tenant.
+        others = "1 other reason" if len(rest) == 1 else f"{len(rest)} other reasons"
+        told.append((others, [node for _why, found in rest for node in found]))
+    return [{"why": why, "nodes": len(found), "names": found[:5]} for why, found in told]
 
 
 def _fairly(rows: Iterable[Row]) -> list[Row]:
@@ -225,6 +240,10 @@ def _fairly(rows: Iterable[Row]) -> list[Row]:
         ranked.append((row.state != "failed", seen[kind], row))
         seen[kind] += 1
     return [row for *_rank, row in sorted(ranked, key=lambda rank: rank[:2])]
+
+
+def _short(row: Row) -> Row:
+    return row._replace(message=_shorten(row.message, _LONGEST_MESSAGE)) if row.message else row
 
 
 def _within(space: int, items: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -240,6 +259,7 @@ def _image(image: CachedImage, rows: Sequence[Row]) -> dict[str, Any]:
     worst = next((row for row in rows if row.state == "failed"), None) or next(
         (row for row in rows if row.state != "cached" or row.reason), None
     )
+    worst = worst and _short(worst)
     return {
         "name": image.name,
         "image": image.image,
@@ -365,10 +385,10 @@ def assess(
     skipped: dict[str, str] = {}
     excused: dict[str, str] = {}
     documents: dict[str, Mapping[str, Any]] = {}
+    pod_spec = daemonset["spec"]["template"]["spec"]
     if nodes is None:
         names = sorted(by_node)
     else:
-        pod_spec = daemonset["spec"]["template"]["spec"]
         documents, skipped = matching_nodes(pod_spec, nodes)
         names = sorted(documents)
         excuses = {name: _excuse(pod_spec, documents[name], by_node.get(name), daemonset, now, grace) for name in names}
@@ -387,7 +407,8 @@ def assess(
     rows = _named_unable(rows, daemonset, documents.values())
     data = daemonset["metadata"]
     named = {key: data.get(key) for key in ("name", "namespace", "generation")}
-    named |= {"strategy": strategy_of(daemonset["spec"]["template"]["spec"]), "strategy_reason": told_why(daemonset)}
+    named |= {"strategy": strategy_of(pod_spec), "strategy_reason": told_why(daemonset)}
+    named |= {"pod_resources": "resources" in pod_spec}
     expected = (daemonset.get("status") or {}).get("desiredNumberScheduled", 0) if nodes is None else len(names)
     report = Report("", (), rows, wanted, tuple(names), excused, skipped, nodes is None, named, expected)
     quiet = (now - _last_progress(daemonset, by_node.values(), told)).total_seconds()
@@ -421,9 +442,8 @@ def matching_nodes(
         if not selects(pod_spec, node):
             continue
         name = node["metadata"]["name"]
-        # Taints that pass with the node's state are an excuse for now; no toleration is the answer to them.
-        taints = [t for t in untolerated(pod_spec, node) if not (is_tainted_by_state(t) or t.get("key") in _GOING)]
-        if taints:
+        # The others are an excuse for now; no toleration is the answer to them.
+        if taints := lasting(pod_spec, node):
             skipped[name] = "taint; needed toleration: " + json.dumps([toleration_for(taint) for taint in taints])
         else:
             matching[name] = node
@@ -445,7 +465,7 @@ def _excuse(
     grace: Grace,
 ) -> str | None:
     spec = node.get("spec") or {}
-    if node["metadata"].get("deletionTimestamp") or any(t.get("key") in _GOING for t in spec.get("taints") or ()):
+    if node["metadata"].get("deletionTimestamp") or any(map(is_going, spec.get("taints") or ())):
         return GOING
     if not is_ready(node) or any(map(is_tainted_by_state, untolerated(pod_spec, node))):
         return NOT_READY
@@ -497,7 +517,7 @@ def _compared(
     """An image is there only if it is the locked one; where nobody has told which it is, that is waited for."""
     if not digests or row.state != "cached":
         return row
-    told = [row.digest] if row.digest else listed_digests(row.image, node)
+    told = [row.digest] if row.digest and row.digest in digests else digests_of(row, node)
     if found := next((digest for digest in told if digest in digests), None):
         return row._replace(digest=found)
     if told:

@@ -42,9 +42,12 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.quantity im
     parse_quantity,
     show_bytes,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.refresh import moving_images
 from ansible_collections.kubecache.image_puller.plugins.module_utils.registry import Facts, RegistryError
+from ansible_collections.kubecache.image_puller.plugins.module_utils.roll import allowance
 from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling import (
-    is_tainted_by_state,
+    is_going,
+    lasting,
     selects,
     toleration_for,
     untolerated,
@@ -52,6 +55,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.scheduling 
 from ansible_collections.kubecache.image_puller.plugins.module_utils.settings import (
     AUTO,
     IMAGE_VOLUME,
+    REFRESH_NEVER,
     SLEEP,
     Problem,
     Settings,
@@ -63,6 +67,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.strategy im
 UNPACK_FACTOR = Decimal("2.8")
 # Above 85 % the kubelet begins to remove images (imageGCHighThresholdPercent), so that these 15 % are not to be had.
 RESERVED = Decimal("0.15")
+_MOST_TAINTS = 3  # Whose tolerations are told one by one: there may be one for each tenant.
 MOST_ROWS = 50  # Nodes that the result lists; those that lack something first.
 _LEVELS = ("error", "warning", "note")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -98,16 +103,16 @@ class Survey:
 
     ``classes``: (kind, name) -> the class that pods are to have, None where there is none;
     ``namespace``: "" where it is not known whether it is there, None where it is not; ``taken``: node -> what the pods
-    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``objects``: a
-    quota's resource -> how many objects the installation needs of it, and has already; ``answers``: image ->
-    what its registry said; ``disk``: node -> (free, all) bytes of its image file system; ``admissions``: None where the
-    cluster is no OpenShift.
+    of others ask for there; ``own_pods``: the specs of the installation's pods that are there; ``objects``: a quota's
+    resource -> how many objects the installation needs of it, and has already; ``answers``: image -> what its registry
+    said; ``disk``: node -> (free, all) bytes of its image file system; ``admissions``: None where the cluster is no
+    OpenShift.
     """
 
     namespace: Mapping[str, Any] | None = None
     nodes: Sequence[Mapping[str, Any]] | None = None
     taken: Mapping[str, Cost] | None = None
-    own_pods: Sequence[Mapping[str, Any]] = ()
+    own_pods: Sequence[Mapping[str, Any]] | None = ()
     objects: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     quotas: Sequence[Mapping[str, Any]] = ()
     limit_ranges: Sequence[Mapping[str, Any]] = ()
@@ -193,14 +198,17 @@ def plan(
     nodes, skipped = _nodes(made, survey)
     counts = [sum(one in node.sets for node in nodes) for one in made]
     wanted = [*zip((one.spec for one in made), counts, strict=True), *((spec, 1) for spec in others)]
-    quotas = quotas_for(survey.quotas, wanted, survey.own_pods, survey.objects)
+    quotas = quotas_for(survey.quotas, wanted, survey.own_pods or (), survey.objects)
     quotas = quotas if survey.nodes is not None else []
+    if survey.own_pods is None:  # Then nobody knows how much of what is used is the installation's own.
+        quotas = [quota for quota in quotas if not counted_of_pods(quota.resource)]
     rows = [*_image_rows(made, survey), *_further_rows(images or {}, survey)]
     findings = [
-        *_about_nodes(survey, nodes, skipped),
+        *_about_nodes(survey, nodes, skipped, policy),
         *_about_wait(policy, made, nodes),
         *_about_room(nodes),
         *(_about_quota(quota, made, counts) for quota in quotas if quota.missing),
+        *(_about_refresh(made, counts, wanted, survey, quotas) if others else ()),  # Only a controller refreshes.
         *_about_limits(made, others, survey),
         *_about_images(rows),
         *_about_platforms(rows, nodes, survey),
@@ -243,8 +251,8 @@ def _nodes(sets: Sequence[_Set], survey: Survey) -> tuple[list[_Node], dict[str,
     disks: dict[tuple[Any, ...], int | None] = {}
     for node in survey.nodes or ():
         name = node["metadata"]["name"]
-        chosen = tuple(one for one in sets if selects(one.spec, node))
-        taints = {id(one): _lasting(one.spec, node) for one in chosen}
+        chosen = tuple(one for one in sets if selects(one.spec, node) and not _is_going(one.spec, node))
+        taints = {id(one): lasting(one.spec, node) for one in chosen}
         held = tuple(one for one in chosen if not taints[id(one)])
         if chosen and not held:
             tolerations = [toleration_for(taint) for taint in taints[id(chosen[0])]]
@@ -254,9 +262,9 @@ def _nodes(sets: Sequence[_Set], survey: Survey) -> tuple[list[_Node], dict[str,
     return found, skipped
 
 
-def _lasting(spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The taints that keep a pod away, without those that pass with the node's state."""
-    return [taint for taint in untolerated(spec, node) if not is_tainted_by_state(taint)]
+def _is_going(spec: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
+    """Whether an autoscaler takes the node away, and keeps pods off it until then."""
+    return any(map(is_going, untolerated(spec, node)))
 
 
 def _node(
@@ -328,25 +336,30 @@ def _disk_free(node: Mapping[str, Any], survey: Survey) -> int | None:
     return int(parse_quantity(str(text))) if text else None
 
 
-def _about_nodes(survey: Survey, nodes: Sequence[_Node], skipped: Mapping[str, str]) -> Iterator[_Finding]:
+def _about_nodes(
+    survey: Survey, nodes: Sequence[_Node], skipped: Mapping[str, str], policy: Policy
+) -> Iterator[_Finding]:
     if survey.nodes is None:
         return
     if not nodes:
-        yield _Finding(
-            "warning",
-            "nodes",
-            "no node would hold the images: none matches node_selector, affinity and tolerations. "
-            "Remedy: correct them, or set min_nodes to 0 if the pool may be empty",
-        )
+        why = "no node would hold the images: none matches node_selector, affinity and tolerations"
+        remedy = "Remedy: correct them, or set min_nodes to 0 if the pool may be empty"
+        told = ("warning", f"{why}. {remedy}") if policy.min_nodes else ("note", f"{why} yet, as min_nodes 0 allows")
+        yield _Finding(told[0], "nodes", told[1])
     by_toleration: dict[str, list[str]] = {}
     for name, toleration in skipped.items():
         by_toleration.setdefault(toleration, []).append(name)
-    for toleration, names in by_toleration.items():
+    most = sorted(by_toleration.items(), key=lambda item: -len(item[1]))
+    for toleration, names in most[:_MOST_TAINTS]:
         yield _Finding(
             "note",
             "nodes",
             f"{_count(len(names), 'node')} skipped for a taint ({some(names)}); the toleration would be {toleration}",
         )
+    if others := most[_MOST_TAINTS:]:
+        rest = [name for _toleration, names in others for name in names]
+        why = _count(len(others), "other taint")
+        yield _Finding("note", "nodes", f"{_count(len(rest), 'node')} skipped for {why} ({some(rest)})")
 
 
 def _about_wait(policy: Policy, sets: Sequence[_Set], nodes: Sequence[_Node]) -> Iterator[_Finding]:
@@ -491,6 +504,32 @@ def _about_quota(quota: Quota, sets: Sequence[_Set], counts: Sequence[int]) -> _
         f"{show(left, kind)} of {show(quota.hard, kind)} left, {show(quota.missing, kind)} missing. "
         f"Remedy: {', or '.join(remedies)}",
     )
+
+
+def _about_refresh(
+    sets: Sequence[_Set],
+    counts: Sequence[int],
+    wanted: Sequence[tuple[Mapping[str, Any], int]],
+    survey: Survey,
+    quotas: Sequence[Quota],
+) -> Iterator[_Finding]:
+    """Moved tags are pulled by short-lived pods beside those of a set, on a few nodes at a time."""
+    more = [
+        (one.spec, min(count, allowance(one.settings.max_unavailable, count)))
+        for one, count in zip(sets, counts, strict=True)
+        if one.settings.refresh != REFRESH_NEVER and moving_images(one.settings)
+    ]
+    fits = {(quota.name, quota.resource) for quota in quotas if not quota.missing}
+    for quota in quotas_for(survey.quotas, [*wanted, *more], survey.own_pods or (), survey.objects):
+        if quota.missing and (quota.name, quota.resource) in fits and counted_of_pods(quota.resource):
+            enough = f"raise its hard {quota.resource} to {show(quota.used + quota.needed, quota.unit)}"
+            yield _Finding(
+                "note",
+                "quota",
+                f"ResourceQuota {quota.name} has no room in {quota.resource} for the short-lived pods that bring moved "
+                f"tags to the nodes: {show(quota.missing, quota.unit)} missing. Without them the nodes keep what the "
+                f"tags stand for now. Remedy: {enough}, or set refresh to {REFRESH_NEVER}",
+            )
 
 
 def _about_limits(sets: Sequence[_Set], others: Sequence[Mapping[str, Any]], survey: Survey) -> Iterator[_Finding]:

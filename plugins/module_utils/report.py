@@ -134,7 +134,8 @@ def _cost(options: Mapping[str, Any] | None, daemonset: Mapping[str, Any], nodes
     settings = from_options(options).settings if options else None
     if settings is None:
         return None
-    settings = replace(settings, strategy=daemonset.get("strategy") or settings.strategy)
+    strategy, whole = daemonset.get("strategy") or settings.strategy, daemonset.get("pod_resources", True)
+    settings = replace(settings, strategy=strategy, pod_resources=whole)
     node = cost_per_node(settings)
     total = {
         key: format_quantity(parse_quantity(value) * nodes, binary="memory" in key)

@@ -17,6 +17,8 @@ _ADDED = (
     ("node.kubernetes.io/pid-pressure", "NoSchedule"),
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 )
+# Taints by which autoscalers take a node away.
+_GOING = ("ToBeDeletedByClusterAutoscaler", "DeletionCandidateOfClusterAutoscaler", "karpenter.sh/disrupted")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -47,6 +49,16 @@ def untolerated(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[di
 def is_tainted_by_state(taint: Mapping[str, Any]) -> bool:
     """Whether the control plane set the taint because of the node's state, and takes it away when that passes."""
     return str(taint.get("key")).startswith(("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/"))
+
+
+def is_going(taint: Mapping[str, Any]) -> bool:
+    """Whether an autoscaler set the taint, since it takes the node away."""
+    return taint.get("key") in _GOING
+
+
+def lasting(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The taints that keep the pod away until it tolerates them, without those that go with the node or its state."""
+    return [t for t in untolerated(pod_spec, node) if not (is_tainted_by_state(t) or is_going(t))]
 
 
 def toleration_for(taint: Mapping[str, Any]) -> dict[str, str]:

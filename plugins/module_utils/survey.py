@@ -51,6 +51,7 @@ DISK_SECONDS, DISK_ANSWER_SECONDS, DISK_PARALLEL = 3.0, 1.5, 8
 _ASKED = ("linux/amd64", "linux/arm64")  # Where nobody knows the nodes.
 
 Read = TypeVar("Read")
+_Pods = tuple[dict[str, Cost], list[Mapping[str, Any]]]
 
 REGISTRY_ARGUMENTS: dict[str, Any] = {
     "registry_auth_file": {"type": "path"},
@@ -154,8 +155,9 @@ def look(
     nodes = reader.nodes()
     chosen = None if nodes is None else [node for node in nodes if any(selects(spec, node) for spec in specs)]
     daemonsets = {settings.daemonset_name for settings in sets}
-    taken, own = reader.pods(daemonsets, {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Deployment"})
     quotas = reader.listed("ResourceQuota") or []
+    deployments = {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Deployment"}
+    taken, own = reader.pods(daemonsets, deployments, own=bool(quotas))
     wanted_objects = [("DaemonSet", name) for name in daemonsets]
     wanted_objects += [(obj["kind"], obj["metadata"]["name"]) for obj in objects]
     secrets, registries = _registries(reader, sets, access, namespace)
@@ -322,32 +324,37 @@ class _Reader:
         return self.cluster.get(kind, name, self.namespace) is not None
 
     def pods(
-        self, daemonsets: set[str], deployments: set[str]
-    ) -> tuple[Mapping[str, Cost] | None, Sequence[Mapping[str, Any]]]:
-        """Node -> what the pods of others ask for there, and the specs of the installation's own pods."""
-        taken: dict[str, Cost] = {}
-        own: list[Mapping[str, Any]] = []
-        end = time.monotonic() + PODS_SECONDS
+        self, daemonsets: set[str], deployments: set[str], *, own: bool
+    ) -> tuple[Mapping[str, Cost] | None, Sequence[Mapping[str, Any]] | None]:
+        """Node -> what the pods of others ask for there, and the specs of the installation's own pods; None: unknown.
 
-        def read(namespace: str | None) -> bool:
+        :param own: whether to look for the own pods alone where all can't be read.
+        """
+
+        def read(namespace: str | None, which: str, what: str) -> _Pods | None:
+            taken: dict[str, Cost] = {}
+            mine: list[Mapping[str, Any]] = []
+            end = time.monotonic() + PODS_SECONDS
             fields = "status.phase!=Succeeded,status.phase!=Failed"
             for pods, _version in self.cluster.pages("Pod", namespace, fields=fields):
                 for pod in pods:
                     if self._is_own(pod, daemonsets, deployments):
-                        own.append(pod["spec"])
+                        mine.append(pod["spec"])
                     elif node := pod["spec"].get("nodeName"):
                         taken[node] = taken.get(node, Cost()) + cost_of([pod["spec"]])
                 if time.monotonic() > end:
-                    return False
-            return True
+                    self.unread.append(f"{what} is unknown: reading {which} takes more than {PODS_SECONDS:.0f} s")
+                    return None
+            return taken, mine
 
-        complete = self._try(lambda: read(None), "what the nodes have free")
-        if complete is None:
-            self._try(lambda: read(self.namespace), "what the installation uses already")
-        if complete is False:
-            late = f"what the nodes have free is unknown: reading all pods takes more than {PODS_SECONDS:.0f} s"
-            self.unread.append(late)
-        return (taken if complete else None), own
+        what = "what the nodes have free"
+        if found := self._try(lambda: read(None, "all pods", what), what):
+            return found
+        if not own:
+            return None, None
+        left = "whether the ResourceQuotas leave enough for the pods"
+        found = self._try(lambda: read(self.namespace, "the pods of the namespace", left), left)
+        return None, found[1] if found else None
 
     def _is_own(self, pod: Mapping[str, Any], daemonsets: set[str], deployments: set[str]) -> bool:
         if pod["metadata"]["namespace"] != self.namespace:

@@ -40,7 +40,8 @@ OURS = (NO_POD, OLD_REVISION, BEHIND, UNTOLD, NOT_COMPARED)
 LISTED = 90.0  # Seconds after which a node's list of images is no older than its pods: a kubelet makes it in 40.
 # What a container waits for before the kubelet has told anything of its image.
 _STARTING = (None, "ContainerCreating", "PodInitializing")
-_DIGEST = re.compile(r"[a-z0-9]+:[0-9a-f]{32,}$")
+# A bare ID, as an imported image has it, is that of the image's configuration.
+_DIGEST = re.compile(r"(?<=@)[a-z0-9]+:[0-9a-f]{32,}$")
 
 
 class Row(NamedTuple):
@@ -328,10 +329,15 @@ def _with(row: Row, entry: Mapping[str, Any] | None) -> Row:
     return Row(row.node, row.name, row.image, "cached", reason=reason, digest=digest, size=size)
 
 
-def listed_digests(image: str, document: Mapping[str, Any] | None) -> list[str]:
-    """The digests under which a node lists an image: none where it does not, several where they are the same to it."""
+def digests_of(row: Row, document: Mapping[str, Any] | None) -> list[str]:
+    """The digests of what a node has: none where nobody told, several where they are the same to it.
+
+    A container's status has one of them only; the node's list has all.
+    """
     entries = ((document or {}).get("status") or {}).get("images") or ()
-    names = set(names_of(image))
+    if row.digest:
+        return next((found for entry in entries if row.digest in (found := _digests(entry))), [row.digest])
+    names = set(names_of(row.image))
     return next((_digests(entry) for entry in entries if not names.isdisjoint(entry.get("names") or ())), [])
 
 

@@ -190,15 +190,17 @@ def test_what_a_quota_counts_or_a_limit_range_refuses_is_what_the_api_server_say
     eventually(lambda: len(kubectl.list("pod")) == 2, 60)
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["without-a-namespace", "with-a-namespace"])
 def test_a_set_whose_strategy_is_chosen_is_planned_and_costed_as_it_will_be(
-    cluster: Cluster, namespace: str, module: Module, access: Any
+    cluster: Cluster, namespace: str, module: Module, access: Any, there: bool
 ) -> None:
     cluster.push(PUBLIC)
-    cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("create", "serviceaccount", "image-puller-cache", "-n", namespace)
+    if there:
+        cluster.kubectl("create", "namespace", namespace)
+        eventually(lambda: cluster.kubectl("get", "serviceaccount", "default", "-n", namespace, "--ignore-not-found"))
     options = {"images": IMAGES, "strategy": "auto", "check": True, **access}
     configured = module("config", preflight=True, **options)
-    installed = module("install", preflight="report", cache_service_account_name="default", **options)
+    installed = module("install", preflight="report", **options)
     assert configured["cost"] == installed["cost"]
     assert configured["cost"]["memory_requests"] == "32Mi", "by what image volumes make of it"
     assert configured["plan"]["cost"]["node"] == installed["plan"]["cost"]["node"]

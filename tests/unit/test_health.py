@@ -262,6 +262,43 @@ def test_of_an_image_with_several_digests_one_has_to_be_the_locked_one() -> None
     assert f"The node has {listed[0]} and {listed[1]}, and the lock {other}. Remedy: " in report.reasons[0]
 
 
+def test_of_a_container_s_image_each_digest_that_the_node_lists_with_its_own_will_do() -> None:
+    told, locked, other = (f"sha256:{letter * 64}" for letter in "abc")
+    nodes = [node()]
+    nodes[0]["status"]["images"] = [{"names": [f"mirror.example.com/java11@{locked}", f"r.io/team/java11@{told}"]}]
+    pods = [pod(statuses=[running("java11"), running("theia", "d" * 64)])]
+
+    def judged(digest: str) -> Report:
+        return assess(IMAGES, _daemonset(), pods, nodes, now=NOW, locked={JAVA.image: (digest,)})
+
+    assert (judged(locked).verdict, judged(locked).rows[0].digest) == ("Healthy", locked)
+    assert judged(told).verdict == "Healthy"
+    assert f"The node has {told} and {locked}, and the lock {other}." in judged(other).reasons[0]
+    # Under the name that consumers use there is the locked image now, and the container holds another one.
+    nodes[0]["status"]["images"] = [{"names": [f"r.io/team/java11@{locked}", JAVA.image]}]
+    assert judged(locked).rows[0].class_ == "other_digest"
+
+
+@pytest.mark.parametrize("image_id", ["sha256:{}", "docker://sha256:{}", "{}"])
+def test_the_id_of_an_imported_image_is_no_digest_and_fails_no_lock(image_id: str) -> None:
+    locked = f"sha256:{'a' * 64}"
+    status = {**running("java11"), "imageID": image_id.format("c" * 64)}
+    pods = [pod(statuses=[status, running("theia")])]
+
+    def judged(images: Sequence[str], after: float) -> Report:
+        now = NOW + timedelta(seconds=after)
+        nodes = [node()]
+        nodes[0]["status"]["images"] = [{"names": list(images)}]
+        return assess(IMAGES, _daemonset(), pods, nodes, now=now, locked={JAVA.image: (locked,)})
+
+    assert _java(status).digest is None
+    assert judged([JAVA.image], 0).rows[0].state == "waiting"
+    late = judged([JAVA.image], 91)
+    assert (late.verdict, late.rows[0].reason) == ("Healthy", "NotCompared")
+    listed = judged([JAVA.image, f"r.io/team/java11@{locked}"], 0)
+    assert (listed.verdict, listed.rows[0].digest) == ("Healthy", locked)
+
+
 @pytest.mark.parametrize(
     ("status", "held", "reason"),
     [
@@ -785,10 +822,52 @@ def _fleet(nodes: int, images: int, **more: Any) -> Report:
     return Report("Degraded", (), rows, wanted, names, expected=nodes, **more)
 
 
+def test_whether_pods_have_resources_as_a_whole_is_told_as_the_server_has_it() -> None:
+    whole = objects.served(objects.desired(strategy="image_volume"))
+    each = copy.deepcopy(whole)
+    del each["spec"]["template"]["spec"]["resources"]
+    for live, told in ((whole, True), (each, False), (_daemonset(), False)):
+        daemonset = assess(IMAGES, live, [], [node()], now=NOW).as_dict()["daemonset"]
+        assert daemonset["pod_resources"] is told
+
+
 def test_up_to_a_hundred_nodes_everything_is_told() -> None:
     told = _fleet(100, 2).as_dict()
     assert (told["details"], len(told["rows"]), len(told["nodes"])) == ("all", 200, 100)
     assert told["left_out"] == {"nodes": 0, "rows": 0}
+
+
+@pytest.mark.parametrize(("nodes", "images", "share"), [(100, 60, 1), (100, 20, 4), (40, 20, 4)])
+def test_what_is_told_of_up_to_a_hundred_nodes_has_room_in_a_result(nodes: int, images: int, share: int) -> None:
+    report = _fleet(nodes, images)
+    assert len(json.dumps(report.as_dict("all"))) * share > 1 << 20
+    told = report.as_dict(share=share)
+    assert len(json.dumps(told)) * share < 1 << 20
+    assert (told["details"], told["summary"]["failed"]) == ("problems", nodes * (images - 1))
+    assert len(told["rows"]) + told["left_out"]["rows"] == nodes * (images - 1)
+    assert {row["name"] for row in told["rows"]} == {image.name for image in report.images[1:]}
+
+
+def test_a_long_message_takes_no_room_from_the_others() -> None:
+    images = tuple(CachedImage(f"image-{n}", f"r.io/image-{n}:1") for n in range(4))
+    rows = tuple(
+        Row("n1", i.name, i.image, "failed", class_="other", reason="ErrImagePull", message=f"{i.name} {'x' * 10**6}")
+        for i in images
+    )
+    report = Report("Degraded", (), rows, images, ("n1",), expected=1)
+    told = report.as_dict()
+    assert (told["details"], len(told["rows"]), told["left_out"]["rows"]) == ("problems", 4, 0)
+    assert {len(each["message"]) for each in (*told["rows"], *told["images"])} == {600}
+    assert report.as_dict("all")["rows"][0]["message"] == rows[0].message
+
+
+def test_reasons_for_which_nodes_do_not_count_are_bounded_and_those_of_most_come_first() -> None:
+    skipped = {f"n{n:02}": f"taint; needed toleration: team-{n // 2 if n > 1 else 99}" for n in range(40)}
+    skipped |= {f"gpu-{n}": "taint; needed toleration: gpu" for n in range(6)}
+    told = Report("Healthy", (), (), (), (), {}, skipped).as_dict("summary")["skipped"]
+    assert told[0] == {"why": "taint; needed toleration: gpu", "nodes": 6, "names": [f"gpu-{n}" for n in range(5)]}
+    assert (len(told), sum(each["nodes"] for each in told)) == (6, len(skipped))
+    assert told[5] == {"why": "16 other reasons", "nodes": 32, "names": [f"n{n:02}" for n in range(8, 13)]}
 
 
 def test_of_more_nodes_the_problems_are_told_as_far_as_a_result_has_room() -> None:

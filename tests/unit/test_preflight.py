@@ -235,6 +235,28 @@ def test_a_node_that_is_skipped_for_a_taint_gets_its_toleration_named() -> None:
     assert (planned["nodes"]["matching"], planned["nodes"]["skipped"]) == (1, 1)
 
 
+def test_of_many_taints_the_first_get_their_tolerations_named_and_the_others_are_counted() -> None:
+    teams = [{"key": "dedicated", "value": f"team-{n}", "effect": "NoSchedule"} for n in range(40)]
+    tenants = [node(f"node-{n:02}", taints=[team]) for n, team in enumerate([*teams, teams[7]])]
+    planned = made(survey(node(), *tenants))
+    notes = [message for _level, message in told(planned, "nodes")]
+    assert len(notes) == 4
+    assert notes[0].startswith("2 nodes skipped for a taint (node-07, node-40); the toleration would be")
+    assert "team-7" in notes[0]
+    assert notes[3] == "37 nodes skipped for 37 other taints (node-02, node-03, node-04 and 34 more)"
+    assert planned["nodes"]["skipped"] == 41
+
+
+@pytest.mark.parametrize("key", ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"])
+def test_a_node_that_an_autoscaler_takes_away_needs_nothing_and_gets_no_toleration(key: str) -> None:
+    going = node("node-2", taints=[{"key": key, "value": "1764511200", "effect": "NoSchedule"}])
+    planned = made(survey(node(), going))
+    assert (planned["nodes"]["matching"], planned["nodes"]["skipped"], planned["findings"]) == (1, 0, [])
+    candidate = {"key": "DeletionCandidateOfClusterAutoscaler", "effect": "PreferNoSchedule"}
+    for kept in (made(survey(node(taints=[candidate]))), made(survey(going), tolerations=[{"operator": "Exists"}])):
+        assert (kept["nodes"]["matching"], kept["nodes"]["skipped"]) == (1, 0)
+
+
 def test_no_node_at_all_is_doubtful() -> None:
     planned = made(node_selector={"disk": "none"})
     assert planned["verdict"] == "Doubtful"
@@ -251,6 +273,25 @@ def test_a_quota_is_told_with_what_to_change() -> None:
             "Remedy: raise its hard requests.cpu to 1200m, or lower caching_cpu_request to 30m, or cache fewer images",
         )
     ]
+
+
+def test_a_quota_without_room_for_moved_tags_is_noted() -> None:
+    quota = {"metadata": {"name": "tight"}, "status": {"hard": {"requests.cpu": "300m", "pods": "9"}, "used": {}}}
+    nodes = survey(node("node-1"), node("node-2"), quotas=[quota])
+    other = {"containers": [{"name": "c", "resources": {"requests": {"cpu": "50m"}}}]}
+
+    def noted(*others: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
+        return told(plan([objects.settings(**options)], nodes, others=others), "quota")
+
+    assert noted(other) == [
+        (
+            "note",
+            "ResourceQuota tight has no room in requests.cpu for the short-lived pods that bring moved tags to the "
+            "nodes: 50m missing. Without them the nodes keep what the tags stand for now. Remedy: raise its hard "
+            "requests.cpu to 350m, or set refresh to never",
+        )
+    ]
+    assert noted() == noted(other, refresh="never") == noted(other, images=f"java11={JAVA.image}") == []
 
 
 def test_what_a_limit_range_gives_counts_and_can_be_lowered() -> None:
@@ -319,6 +360,16 @@ def test_more_nodes_than_match_are_a_warning_since_they_may_still_join() -> None
             "share such as 95%, unless more nodes join in time",
         )
     ]
+
+
+def test_so_many_nodes_as_min_nodes_asks_for_are_none_to_warn_of_and_fewer_are() -> None:
+    found, elsewhere = survey(node("node-1"), node("node-2")), [objects.settings(node_selector={"pool": "gpu"})]
+    ((level, said),) = told(plan([objects.settings()], found, policy=Policy(min_nodes=5)), "nodes")
+    assert (level, "min_nodes asks for 5 nodes, and there are 2. Remedy: " in said) == ("warning", True)
+    ((level, said),) = told(plan(elsewhere, found, policy=Policy(min_nodes=1)), "nodes")
+    assert (level, said.endswith("set min_nodes to 0 if the pool may be empty")) == ("warning", True)
+    ((level, said),) = told(plan(elsewhere, found, policy=Policy(min_nodes=0)), "nodes")
+    assert (level, "Remedy" in said) == ("note", False)
 
 
 def test_image_volumes_are_recommended_where_every_node_can_and_they_cost_less() -> None:

@@ -170,6 +170,18 @@ def test_the_cost_is_that_of_the_set_on_all_nodes_that_match() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("whole", "cpu", "memory"), [(None, "10m", "32Mi"), (True, "10m", "32Mi"), (False, "1", "200Mi")]
+)
+def test_the_cost_of_image_volumes_is_that_of_the_containers_where_pods_have_no_resources_as_a_whole(
+    whole: bool | None, cpu: str, memory: str
+) -> None:
+    told = fleet(1, 20)
+    daemonset = {**told["daemonset"], "strategy": "image_volume"}
+    (each,) = made({**told, "daemonset": daemonset if whole is None else {**daemonset, "pod_resources": whole}})["sets"]
+    assert (each["cost"]["node"]["cpu_requests"], each["cost"]["node"]["memory_requests"]) == (cpu, memory)
+
+
 def test_changes_are_told_by_image_and_state() -> None:
     gone, new = row("node-9"), row("node-5")
     before = [row(f"node-{n}") for n in range(1, 4)] + [row("node-4", state="pulling"), gone, row("node-1", "idea")]

@@ -106,6 +106,15 @@ def test_nodes_that_do_not_count_are_named_and_counted() -> None:
     ]
 
 
+def test_a_taint_for_each_tenant_takes_no_line_for_each() -> None:
+    skipped = {f"n-{n:02}": f"taint of team-{n}" for n in range(40)}
+    lines = table(told("Healthy", [row("node-1", "java11")], skipped=skipped), 80)
+    assert [line for line in lines if "skipped" in line] == [
+        *(f"- 1 node skipped (n-{n:02}): taint of team-{n}" for n in range(5)),
+        "- 35 nodes skipped (n-05, n-06, n-07 and 32 more): 35 other reasons",
+    ]
+
+
 def test_a_long_name_stands_on_a_line_of_its_own() -> None:
     name = "a" * 63
     lines = table(told("Healthy", [row("node-1", name), row("node-1", "short")]), 80)
