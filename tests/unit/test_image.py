@@ -183,10 +183,11 @@ def test_missing_tools_are_named_with_the_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(image, "KEYRING", tmp_path / "none.gpg")
     assert image.main(["--arch=amd64", f"--output={tmp_path}"]) == 1
     assert capsys.readouterr().err == (
-        "The images can't be built: mmdebstrap and buildah are missing. Install the Debian packages of these names as "
-        "root, or use `docker buildx build -f controller/Containerfile .`.\n"
+        "The images can't be built: mmdebstrap and buildah and debian-archive-keyring are missing. Install the Debian "
+        "packages of these names as root, or use `docker buildx build -f controller/Containerfile .`.\n"
     )
 
 

@@ -63,6 +63,34 @@ def test_an_empty_answer_passes_every_argument_spec() -> None:
             assert set(option) == {"type", "description"}, f"{name}: the specs set and require nothing"
 
 
+def tasks_of(entry_point: str) -> list[dict[str, Any]]:
+    """The tasks of an entry point's own file, those of its blocks among them."""
+    found: list[dict[str, Any]] = []
+    waiting = load(ROLE / "tasks" / f"{entry_point}.yml")
+    while waiting:
+        task = waiting.pop(0)
+        found.append(task)
+        waiting = [*task.get("block", ()), *task.get("always", ()), *waiting]
+    return found
+
+
+def test_the_installation_checks_what_the_wait_after_it_will_be_asked() -> None:
+    modules = [f"kubecache.image_puller.image_puller_{name}" for name in ("install", "daemonset")]
+    install, wait = (next(task[name] for task in tasks_of("main") if name in task) for name in modules)
+    asked = {"wait_timeout", "wait_for", "on_timeout", "min_nodes"}
+    assert {option: install[option] for option in asked} == {option: wait[option] for option in asked}
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_what_would_be_found_wrong_too_late_is_looked_at_first(entry_point: str) -> None:
+    """Names of reports, and what the filter bool would take for false."""
+    text = (ROLE / "tasks" / f"{entry_point}.yml").read_text()
+    switches = set(re.findall(rf"({PREFIX}\w+) \| bool", text))
+    looked_at = tasks_of(entry_point)[0].get("vars", {})
+    assert set(looked_at.get("__image_puller_switches", ())) == switches
+    assert ("__image_puller_reports" in looked_at) == ("include_tasks: report.yml" in text)
+
+
 def test_every_setting_and_every_option_of_the_installation_can_be_set() -> None:
     module = importlib.import_module("ansible_collections.kubecache.image_puller.plugins.modules.image_puller_install")
     options = {field.option for field in settings.FIELDS} | set(module.ARGUMENTS)
