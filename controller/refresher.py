@@ -84,7 +84,7 @@ class Refresher:
         now = world.clock.now()
         config_map = world.cached.get("ConfigMap", self._names.config_map_name, self._names.namespace)
         events = scope.events.told.of(metadata(refresher)["uid"], ()) if refresher else ()
-        scene = look_at_digests(settings, live, refresher, scope.pods.all(), nodes, now, events)
+        scene = look_at_digests(settings, live, refresher, scope.pods.all(), nodes, now, events=events)
         wanted = Wanted(digests, self._asker.asked, Settled.read(config_map, now), restart, blocked)
         return next_refresh(scene, settings, wanted, now, openshift=world.openshift())
 

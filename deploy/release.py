@@ -69,7 +69,10 @@ def check_version(version: str, before: list[str]) -> None:
 
 def names_of(version: str) -> re.Pattern[str]:
     """Where this version of the collection is named: of one of our images, of the tarball, or as its own."""
-    named = r"(^version: |^ +version: |^ +project_branch: v|^VERSION = \"|\bimage-puller(?:-operator-bundle)?:|\bkubecache-image_puller-)"
+    named = (
+        r"(^version: |^ +version: |^ +project_branch: v|^VERSION = \"|\bimage-puller(?:-operator-bundle)?:|"
+        r"\bkubecache-image_puller-)"
+    )
     return re.compile(rf"{named}{re.escape(version)}(?![\w-]|\.\d)", re.MULTILINE)
 
 

@@ -255,6 +255,7 @@ def look_at_digests(
     pods: Sequence[Mapping[str, Any]],
     nodes: Sequence[Mapping[str, Any]] | None,
     now: datetime,
+    *,
     events: Sequence[Mapping[str, Any]] = (),
 ) -> Scene:
     """What the statuses of the pods of both DaemonSets tell.

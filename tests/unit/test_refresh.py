@@ -120,7 +120,7 @@ class Site:
         nodes = [self._node(name) for name in self.names]
         pods = [*self.pods.values(), *self.pulling.values()]
         kept = [slim for slim in map(pod_slimmer(Shared()), pods) if slim]  # As the controller has them.
-        scene = look_at_digests(self.settings, self.live, self.refresher, kept, nodes, self.now, self.events)
+        scene = look_at_digests(self.settings, self.live, self.refresher, kept, nodes, self.now, events=self.events)
         silent = self.down or self.settings.refresh == "restart"
         known = {name: digest for name, digest in self.registry.items() if not silent and name not in self.untold}
         digests = {image.image: _digest(known[image.name]) for image in self.settings.images if image.name in known}

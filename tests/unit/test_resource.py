@@ -347,7 +347,8 @@ def test_what_keeps_the_controller_from_running_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hindered", "reason"), [({"trouble": "it crashes"}, "ControllerUnavailable"), ({"paused": "it is undone"}, "Paused")]
+    ("hindered", "reason"),
+    [({"trouble": "it crashes"}, "ControllerUnavailable"), ({"paused": "it is undone"}, "Paused")],
 )
 def test_what_hinders_is_told_beside_an_old_verdict(hindered: dict[str, str], reason: str) -> None:
     (why,) = hindered.values()

@@ -268,8 +268,9 @@ def test_a_resource_that_is_back_is_served_though_it_was_gone_when_the_pass_bega
 ) -> None:
     served = Served()
     served.operator._served = {"cache": served.state}
-    for found, kept in (([[], [served.resource]], True), ([[], []], False)):
-        monkeypatch.setattr(served.operator, "_resources_of", lambda _namespace, left=iter(found): next(left))
+    for found, kept in (([served.resource], True), ([], False)):
+        answers = [[], found]
+        monkeypatch.setattr(served.operator, "_resources_of", lambda _namespace, left=answers: left.pop(0))
         served.passes()
         assert ("cache" in served.operator._served) is kept
 
