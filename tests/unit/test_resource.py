@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -348,14 +349,13 @@ def test_what_keeps_the_controller_from_running_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("hindered", "reason"),
-    [({"trouble": "it crashes"}, "ControllerUnavailable"), ({"paused": "it is undone"}, "Paused")],
+    [(Seen(trouble="it crashes"), "ControllerUnavailable"), (Seen(paused="it is undone"), "Paused")],
 )
-def test_what_hinders_is_told_beside_an_old_verdict(hindered: dict[str, str], reason: str) -> None:
-    (why,) = hindered.values()
-    found = status_of(resource(), Seen(settings=SETTINGS, daemonset=daemonset(), **hindered), NOW)["conditions"]
+def test_what_hinders_is_told_beside_an_old_verdict(hindered: Seen, reason: str) -> None:
+    found = status_of(resource(), replace(hindered, settings=SETTINGS, daemonset=daemonset()), NOW)["conditions"]
     told = {c["type"]: (c["status"], c["reason"]) for c in found}
     assert (told["Ready"][0], told["Degraded"]) == ("True", ("True", reason))
-    assert all(why in c["message"] for c in found if c["type"] != "Progressing")
+    assert all(hindered.hindered[1] in c["message"] for c in found if c["type"] != "Progressing")
 
 
 def test_a_condition_keeps_its_time_until_it_turns() -> None:
