@@ -194,7 +194,7 @@ def result_of(
     :param several: with False the report of the only set is that of the result, else each set has its own.
     """
     judgements = [_concluded(each, report) for each, report in zip(kept, reports, strict=True)]
-    told = [_told(each, report) for each, report in zip(kept, judgements, strict=True)]
+    told = [_told(each, report, len(kept)) for each, report in zip(kept, judgements, strict=True)]
     changes = [*(change for each in kept for change in each.changes), *left]
     reasons = [titled(each.member, reason) for each in kept for reason in each.reasons]
     reasons += [f"the set of {change.name} left the list" for change in left]
@@ -214,8 +214,8 @@ def result_of(
     }
 
 
-def _told(kept: Kept, report: Report) -> dict[str, Any]:
-    told = {**report.as_dict(), "problems": [str(problem) for problem in kept.member.reading.problems]}
+def _told(kept: Kept, report: Report, share: int) -> dict[str, Any]:
+    told = {**report.as_dict(share=share), "problems": [str(problem) for problem in kept.member.reading.problems]}
     del told["rows"]  # One for each image on each node: whoever wants them asks image_puller_info.
     return {
         **names_of(kept.member),
