@@ -310,7 +310,7 @@ def test_two_clusters_do_not_meet_and_leave_nothing(cluster: Cluster) -> None:
     assert leftovers.compare(before, leftovers.take(of_this_checkout("test-other"))) == []
 
 
-@pytest.mark.parametrize("moment", [0.15, 1.5, 4.0])
+@pytest.mark.parametrize("moment", [0.15, pytest.param(1.5, marks=pytest.mark.thorough), 4.0])
 def test_up_after_a_crash_cleans_up_first(moment: float) -> None:
     before = leftovers.take(of_this_checkout("test-crash"))
     command = [sys.executable, "-m", "tests.cluster", "up", "--name", of_this_checkout("test-crash"), "--nodes", "1"]

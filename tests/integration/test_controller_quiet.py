@@ -47,6 +47,7 @@ def of_the_controller(cluster: Cluster, mark: int, namespace: str) -> list[dict[
     return [e for e in cluster.audit(mark) if e["user"].startswith(user) and e["verb"] != "watch"]
 
 
+@pytest.mark.thorough
 def test_with_nothing_to_do_it_asks_nothing(cluster: Cluster, install: Install, kubectl: Kubectl) -> None:
     cluster.push(JAVA)
     install({"java11": JAVA})

@@ -150,6 +150,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
 
 
+@pytest.mark.thorough
 def test_a_set_with_its_daemonset_in_another_namespace_leaves_nothing_there(
     cluster: Cluster, installed: Kubectl, module: Module
 ) -> None:

@@ -53,7 +53,10 @@ def pods_of(kubectl: Kubectl, name: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
 
 
-@pytest.mark.parametrize("controller", [False, True], ids=["ansible", "controller"])
+@pytest.mark.parametrize(
+    "controller",
+    [pytest.param(False, marks=pytest.mark.thorough, id="ansible"), pytest.param(True, id="controller")],
+)
 def test_the_life_of_two_groups(
     cluster: Cluster,
     namespace: str,

@@ -186,6 +186,7 @@ def test_images_tell_nothing_of_the_machine_that_built_them(controller: Unpacked
             assert not file.exists() or file.read_bytes() == b""
 
 
+@pytest.mark.thorough
 def test_same_inputs_make_the_same_images(archives: Path, tmp_path: Path) -> None:
     native = image.native_architecture()
     assert native

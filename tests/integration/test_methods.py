@@ -72,7 +72,9 @@ def nothing_is_left(cluster: Cluster, namespace: str) -> None:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [each if each == "operator" else pytest.param(each, marks=pytest.mark.thorough) for each in METHODS]
+)
 def test_a_method_from_the_installation_to_the_last_object(
     cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, method: str
 ) -> None:

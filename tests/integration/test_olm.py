@@ -67,6 +67,7 @@ def groups(kubectl: Kubectl) -> list[str]:
 # --- OperatorGroups ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_an_operator_group_that_is_there_is_used_and_stays(
     cluster: Cluster, namespace: str, olm: StandIn, module: Module, playbook: Playbook, kubectl: Kubectl
 ) -> None:

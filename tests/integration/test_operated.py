@@ -74,6 +74,7 @@ def test_the_definition_stays_while_somebody_needs_it_and_goes_after_that(
         assert not has_definition(cluster)
 
 
+@pytest.mark.thorough
 def test_a_definition_of_the_known_project_is_used_and_left_as_it_is(
     cluster: Cluster, namespace: str, module: Module, playbook: Playbook, puller: Puller
 ) -> None:
@@ -121,6 +122,7 @@ def test_the_kustomization_and_a_resource(cluster: Cluster, namespace: str, pull
     assert all(cluster.node(node).has_image(JAVA) for node in cluster.nodes)
 
 
+@pytest.mark.thorough
 def test_rendered_files_are_applied_twice(
     cluster: Cluster, namespace: str, playbook: Playbook, module: Module, puller: Puller, tmp_path: pathlib.Path
 ) -> None:

@@ -332,6 +332,7 @@ def test_names_that_change_leave_nothing_behind(puller: Puller) -> None:
     assert puller.daemonset()["metadata"]["uid"] == before
 
 
+@pytest.mark.thorough
 def test_a_restart_of_the_operator_changes_nothing(cluster: Cluster, puller: Puller) -> None:
     writer = f"{puller.namespace}:{operator.NAME}"
 

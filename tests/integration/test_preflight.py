@@ -110,7 +110,14 @@ def _olm(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("olm")
-@pytest.mark.parametrize("method", ["manifests", "openshift_template", "operator", "olm"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "manifests",
+        "openshift_template",
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in ("operator", "olm")),
+    ],
+)
 def test_the_numbers_of_the_plan_are_those_that_the_api_server_accounts(
     quota: Callable[..., None],
     module: Module,

@@ -33,6 +33,7 @@ def rows_of(path: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["node"], row["name"]): row for row in each["rows"]}
 
 
+@pytest.mark.thorough
 def test_every_playbook_writes_the_report_in_every_form(
     cluster: Cluster, namespace: str, playbook: Playbook, tmp_path: pathlib.Path
 ) -> None:

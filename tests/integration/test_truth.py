@@ -333,6 +333,7 @@ def test_no_node_to_cache_on_fails_an_installation_and_is_a_note_for_the_others(
         assert sentence in " ".join(said.split())
 
 
+@pytest.mark.thorough
 def test_images_and_controller_are_one_wait(faults: Cluster, playbook: Playbook) -> None:
     """One time for both, one choice of what happens when it is over, and lines that tell of both."""
     faults.push(GOOD["good"])

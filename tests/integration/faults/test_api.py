@@ -85,7 +85,7 @@ def test_api_server_away_while_an_installation_waits(cluster: Cluster, namespace
         play = pool.submit(playbook, "install", images={"slow": image}, controller=False)
         try:
             eventually(lambda: len(kubectl.list("pod")) == len(cluster.nodes), 60)
-            time.sleep(4)  # The play waits by now, and has told of it.
+            time.sleep(10)  # The play waits by now, and has told of it.
             cluster.component_stop("kube-apiserver")
             time.sleep(15)
             cluster.component_start("kube-apiserver")
@@ -96,6 +96,7 @@ def test_api_server_away_while_an_installation_waits(cluster: Cluster, namespace
     assert "1 of 1 image cached on both nodes" in run.stdout
 
 
+@pytest.mark.thorough
 def test_watch_history_gone(cluster: Cluster, cache: Cache) -> None:
     before, restarts = cache.held(), cache.restarts()
     path = f"/api/v1/namespaces/{cache.namespace}/configmaps"

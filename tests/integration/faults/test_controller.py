@@ -51,6 +51,7 @@ def allow_creating(cluster: Cluster) -> None:
     cluster.kubectl("delete", kinds, "no-daemonset", "--ignore-not-found")
 
 
+@pytest.mark.thorough
 def test_killed_in_the_middle_of_a_recreate(cluster: Cluster) -> None:
     """Its DaemonSet is stuck in deletion, so it deletes it for good; creating is held up until it was killed."""
     with installed(cluster) as cache:

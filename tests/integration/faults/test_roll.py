@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from tests.cluster import Cluster
 
 from ..conftest import CONFIG_MAP, DAEMONSET, eventually, stays
@@ -48,6 +50,7 @@ class Away(threading.Thread):
         self.join(60)
 
 
+@pytest.mark.thorough
 def test_killed_in_the_middle_of_a_roll(cluster: Cluster) -> None:
     with installed(cluster, max_unavailable="1") as cache:
         before = cache.held()
