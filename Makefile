@@ -17,7 +17,7 @@ export ANSIBLE_HOME := $(CURDIR)/build/ansible
 export PYTHONDONTWRITEBYTECODE := 1
 export LC_ALL := C.UTF-8
 
-.PHONY: help setup platform-tools demo test test-all test-matrix matrix-tools $(STAGES) thorough platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image browser bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
+.PHONY: help setup platform-tools go-tools demo test test-all test-matrix matrix-tools $(STAGES) thorough platforms promtool importer builder runner rulebook docs docs-test actionlint release-test manifests image browser bench-install bench-preflight bench-health bench-info bench-operator bench-truth bench-takeover bench-cost bench-refresh bench screenshots screenshots-docs build release lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -68,13 +68,17 @@ thorough: setup image browser ## More of these, which take long or show one more
 browser: setup ## Fetch Chromium and axe-core, if they are missing
 	@$(PY) -c "import tests.browser; tests.browser.prepare()"
 
+# For the same reason.
+go-tools: setup
+	@$(PY) -c "from tests.cluster.tools import program; [program(each) for each in ('promtool', 'actionlint')]"
+
 molecule: setup image ## The scenarios of extensions/molecule, on a real cluster too
 	molecule test --all
 
-platforms: platform-tools docs-tools image browser ## The next eight, in one go
+platforms: platform-tools docs-tools go-tools image browser ## The next eight, in one go
 	$(PY) -m pytest $(PLATFORMS) $(ARGS)
 
-promtool: platform-tools image ## The alerts, with promtool, also on what a real controller tells
+promtool: platform-tools go-tools image ## The alerts, with promtool, also on what a real controller tells
 	$(PY) -m pytest $(PLATFORMS)/test_promtool.py $(ARGS)
 
 importer: platform-tools ## The tarball, with galaxy-importer, as Galaxy and automation hub take it in

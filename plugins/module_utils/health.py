@@ -340,14 +340,15 @@ def _is_published(told: Any) -> bool:
     numbers = [*told["summary"].values(), *(failure["nodes"] for failure in told["failures"])]
     texts = [*told["reasons"], *(failure[key] for failure in told["failures"] for key in _FAILURE_TEXTS)]
     texts += [text for reasons in refused.values() for text in reasons]
-    return (
-        told["verdict"] in VERDICTS
-        and isinstance(told["reasons"], list)
-        and isinstance(told["failures"], list)
-        and all(isinstance(reasons, list) for reasons in refused.values())
-        and all(isinstance(text, str) for text in (*texts, told.get("settings", "")))
-        and all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers)
+    true = (
+        told["verdict"] in VERDICTS,
+        isinstance(told["reasons"], list),
+        isinstance(told["failures"], list),
+        all(isinstance(reasons, list) for reasons in refused.values()),
+        all(isinstance(text, str) for text in (*texts, told.get("settings", ""))),
+        all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < _MOST for number in numbers),
     )
+    return all(true)
 
 
 def _shorten(text: str, limit: int = 300) -> str:
