@@ -67,6 +67,15 @@ class Install(Protocol):
     ) -> tuple[dict[str, Any], dict[str, Any]]: ...
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the tests of a file are steps, those that are chosen need the others."""
+    if config.option.markexpr == "thorough":
+        for item in items:
+            if isinstance(item, pytest.Function) and getattr(item.module, "STEPS", False):
+                item.add_marker("thorough")
+
+
 @pytest.fixture(scope="session")
 def cluster(worker_id: str) -> Iterator[Cluster]:
     """The cluster, up, with our two images in its registry, and this process in its network.

@@ -26,6 +26,7 @@ from tests.running import ROOT
 from . import known
 from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, eventually, new_namespace, our_writes, stays
 
+STEPS = True
 JAVA = "registry.example.com/team/java11:2.1"
 THEIA = "registry.example.com/team/theia:2.1"
 HANGS = "registry.example.com/hanging/image:1"
