@@ -14,6 +14,7 @@ from tests.cluster import Cluster
 from ..conftest import CONFIG_MAP, DAEMONSET, Kubectl, Module, eventually, stays
 from .conftest import IMAGES, JAVA, PATIENCE, THEIA, Cache, installed
 
+STEPS = True
 LATER, NEXT = "registry.example.com/faults/later:1", "registry.example.com/faults/next:1"
 
 
