@@ -273,7 +273,7 @@ def test_role_taken_away_from_a_running_controller(cluster: Cluster, cache: Cach
         assert cache.held() == before
     finally:
         cache.patch("role", ROLE, {"rules": rules})
-    eventually(done, PATIENCE)
+    eventually(done, 2 * PATIENCE)  # It asks again after at most twice the time that it was without.
     cache.obeys()
     assert cache.held() == before
     assert (cache.controller()["metadata"]["uid"], cache.restarts()) == (pod, restarts)
