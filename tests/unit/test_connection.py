@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from kubernetes.client import Configuration
@@ -33,6 +32,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.connection 
     open_client,
     secrets,
 )
+from tests.running import module_arguments
 
 KUBECONFIG = {
     "apiVersion": "v1",
@@ -360,7 +360,7 @@ def test_secrets_of_a_kubeconfig_structure() -> None:
 
 def test_a_python_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(module, "MINIMUM_PYTHON", (99, 0))
-    with patch_module_args({}), pytest.raises(SystemExit):
+    with module_arguments({}), pytest.raises(SystemExit):
         module.make_module()
     told = json.loads(capsys.readouterr().out)["msg"]
     assert told.startswith(f"{sys.executable} is Python 3.")
