@@ -147,6 +147,7 @@ class Watch:
         self.denied = error
         self._replace({})
         if first:
+            self._failures = 0  # What failed before is no reason to ask for this later.
             self._changed(None, None)
         self._pause(*_ASK_AGAIN)
 

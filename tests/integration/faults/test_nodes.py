@@ -168,7 +168,8 @@ def test_daemonset_stuck_in_deletion_because_of_a_dead_node(cluster: Cluster, ca
 def test_what_is_removed_waits_for_no_dead_node(
     cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl, dead: str
 ) -> None:
-    module("install", images={"next": NEXT}, controller=False, daemonset=True)
+    everywhere = [{"operator": "Exists"}]
+    module("install", images={"next": NEXT}, tolerations=everywhere, controller=False, daemonset=True)
     (stuck,) = eventually(lambda: [pod for pod in kubectl.list("pod") if pod["spec"].get("nodeName") == dead])
     told = module("daemonset", state="absent", wait_timeout=120)
     name = stuck["metadata"]["name"]

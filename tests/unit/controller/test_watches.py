@@ -88,7 +88,9 @@ def test_where_only_watching_is_forbidden_it_polls() -> None:
 def test_where_listing_is_forbidden_nothing_is_known_and_it_asks_again_ever_later() -> None:
     cluster, clock = Scripted({}, forbidden="list"), Sleeper(4)
     made = watch(cluster, clock, [])
+    made._failures = 6  # An API server that did not answer.
     run(made)
+    assert clock.slept[0] < 20
     assert made.known
     assert not made.complete
     assert clock.slept == sorted(clock.slept)
