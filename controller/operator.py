@@ -21,6 +21,7 @@ from ansible_collections.kubecache.image_puller.plugins.module_utils.cluster imp
     Change,
     Cluster,
 )
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import reference_to
 from ansible_collections.kubecache.image_puller.plugins.module_utils.deployment import controller_trouble, is_available
 from ansible_collections.kubecache.image_puller.plugins.module_utils.groups import secrets_of, sets_of, settings_of
 from ansible_collections.kubecache.image_puller.plugins.module_utils.guard import Guard, show_time
@@ -347,12 +348,10 @@ class Operator:
         owner = self._cluster.get("ConfigMap", config_map, namespace)
         if owner is None:
             return
-        data = metadata(owner)
-        stays = {"apiVersion": "v1", "kind": "ConfigMap", "name": data["name"], "uid": data["uid"]}
         for daemonset in self._cluster.list("DaemonSet", namespace, labels=f"{MANAGED_BY}={MANAGER}")[0]:
             owners = metadata(daemonset).get("ownerReferences") or ()
             if owners and all(each["uid"] in going for each in owners):
-                patch = {"metadata": {"uid": _uid(daemonset), "ownerReferences": [*owners, stays]}}
+                patch = {"metadata": {"uid": _uid(daemonset), "ownerReferences": [*owners, reference_to(owner)]}}
                 self._cluster.merge("DaemonSet", metadata(daemonset)["name"], namespace, patch, manager=MANAGER)
 
     def _look_at_controller(self, wanted: Object, state: _Served) -> float:

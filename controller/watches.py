@@ -237,7 +237,7 @@ class EventWatch(Watch):
         super().__init__(*arguments, slim=lambda event: None, fields=fields, **named)
         self.told = ToldEvents()
 
-    def _list(self) -> str:
+    def _read(self) -> str:
         """Nothing of the past: an hour of events of thousands of pods tells little that their statuses don't."""
         self._listed_with = self._labels()
         pages = self._cluster.pages(self.kind, self.namespace, fields=self._fields, limit=1)

@@ -76,7 +76,7 @@ def build_daemonsets(
         "name": settings.daemonset_name,
         "namespace": settings.namespace,
         "labels": labels,
-        "ownerReferences": [_owner_reference(owner) for owner in owners],
+        "ownerReferences": [reference_to(owner) for owner in owners],
     }
     if settings.daemonset_annotations:
         data["annotations"] = dict(settings.daemonset_annotations)
@@ -202,7 +202,8 @@ def node_affinity(settings: Settings) -> dict[str, Any]:
     return affinity
 
 
-def _owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
+def reference_to(owner: Mapping[str, Any]) -> dict[str, Any]:
+    """An object as an owner of what goes with it."""
     # blockOwnerDeletion stays unset: on OpenShift it needs rights on the owner's finalizers.
     return {
         "apiVersion": owner["apiVersion"],

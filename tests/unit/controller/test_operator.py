@@ -285,7 +285,8 @@ def test_a_daemonset_whose_owners_all_go_is_given_one_that_stays(owners: list[st
             patches.append((path, body))
             return {}
         if path.endswith("/configmaps/new"):
-            return {"metadata": {"name": "new", "namespace": "cache", "uid": "uid-new"}}
+            named = {"name": "new", "namespace": "cache", "uid": "uid-new"}
+            return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named}
         assert path.endswith("/daemonsets")
         references = [{"kind": "X", "name": name, "uid": name} for name in owners]
         data = {"name": "d", "namespace": "cache", "uid": "uid-d", "ownerReferences": references}
