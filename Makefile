@@ -46,7 +46,7 @@ lint: setup ## Formatting, types, YAML, Ansible's production profile, changelog
 	antsibull-changelog lint
 
 unit: setup ## Tests without a cluster
-	$(PY) -m pytest tests/unit $(ARGS)
+	$(PY) -m pytest tests/unit -n $(WORKERS) $(ARGS)
 
 sanity: setup ## ansible-test sanity, all of it, on the built collection
 	$(PY) -m tests.sanity $(ARGS)

@@ -25,7 +25,7 @@ from typing import Any
 
 from . import MIRRORED, Cluster, ClusterError, Report, images, marker, registry, tools
 from .node import CLUSTER_NAME_SERVER, RealNode, Setting, Taint, kubeconfig
-from .processes import Host, Process, Sandbox, join_network, processes, remove_cgroup, wait_until
+from .processes import COLLECT, Host, Process, Sandbox, join_network, processes, remove_cgroup, wait_until
 
 ADDRESS = "10.254.0.1"  # of the API server and the registry in a sandbox
 SERVICE_ADDRESS = "10.0.0.1"  # of the Service kubernetes
@@ -272,7 +272,7 @@ class EmbeddedCluster(Cluster):
 
     def _kwokctl(self, *arguments: str, timeout: float = 180) -> None:
         path = f"{self.state / 'bin'}:{os.environ.get('PATH', '')}"
-        clean = ["env", "-i", f"HOME={self.state}", f"PATH={path}", f"KWOK_WORKDIR={self.state / 'kwok'}"]
+        clean = ["env", "-i", f"HOME={self.state}", f"PATH={path}", COLLECT, f"KWOK_WORKDIR={self.state / 'kwok'}"]
         self._place.run([*clean, self._program("kwokctl"), "--name", self.name, *arguments], timeout=timeout)
 
     def _kwokctl_configuration(self) -> dict[str, object]:
