@@ -228,6 +228,7 @@ def test_the_audit_tells_who_wrote_what(cluster: Cluster) -> None:
     assert ("get", "noted", 200) in {(entry["verb"], entry["name"], entry["code"]) for entry in entries}
 
 
+@pytest.mark.thorough
 def test_nodes_stop_start_come_and_go(cluster: Cluster) -> None:
     node = cluster.node(cluster.nodes[0])
     run_pod(cluster, "survivor", f"{cluster.registry}/test/busybox:1", nodeName=node.name)
@@ -310,7 +311,7 @@ def test_two_clusters_do_not_meet_and_leave_nothing(cluster: Cluster) -> None:
     assert leftovers.compare(before, leftovers.take(of_this_checkout("test-other"))) == []
 
 
-@pytest.mark.parametrize("moment", [0.15, pytest.param(1.5, marks=pytest.mark.thorough), 4.0])
+@pytest.mark.parametrize("moment", [0.15, *(pytest.param(later, marks=pytest.mark.thorough) for later in (1.5, 4.0))])
 def test_up_after_a_crash_cleans_up_first(moment: float) -> None:
     before = leftovers.take(of_this_checkout("test-crash"))
     command = [sys.executable, "-m", "tests.cluster", "up", "--name", of_this_checkout("test-crash"), "--nodes", "1"]
@@ -327,6 +328,7 @@ def test_up_after_a_crash_cleans_up_first(moment: float) -> None:
     assert leftovers.compare(before, leftovers.take(of_this_checkout("test-crash"))) == []
 
 
+@pytest.mark.thorough
 def test_a_kubelet_that_ends_while_it_starts_is_started_again() -> None:
     """Of two that start at once one may find the socket for devices taken, and ends."""
     name = of_this_checkout("test-revive")

@@ -106,6 +106,7 @@ def test_a_bad_entry_is_left_out_and_the_good_ones_are_cached(cluster: Cluster, 
     assert "IMAGES, entry 2 'Bad=x/Y:1'" in log(cluster, installed)
 
 
+@pytest.mark.thorough
 def test_a_replaced_config_map_takes_nothing_away(cluster: Cluster, installed: Kubectl) -> None:
     """As tools do that replace an object by deleting it first."""
     before = installed.daemonset()

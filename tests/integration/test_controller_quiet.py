@@ -142,6 +142,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.thorough
 def test_a_day_of_health_checks_restarts_no_pod(cluster: Cluster, module: Module, kubectl: Kubectl) -> None:
     cluster.push(JAVA)
     kept = module("install", images={"java11": JAVA}, controller=False)
@@ -203,6 +204,7 @@ def test_the_verdict_is_published_and_events_tell_of_an_image_once(
     assert controller_pod(kubectl)["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
+@pytest.mark.thorough
 def test_without_the_right_to_delete_pods_a_change_is_rolled_by_the_daemonset_controller(
     cluster: Cluster, install: Install, kubectl: Kubectl
 ) -> None:

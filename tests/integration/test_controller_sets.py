@@ -103,6 +103,7 @@ def test_groups_come_change_and_go_and_touch_no_other(cluster: Cluster, installe
         assert not cluster.node(node).has_image(foreign), f"{foreign} came to {node}"
 
 
+@pytest.mark.thorough
 def test_of_two_sets_with_one_daemonset_name_the_first_has_it(cluster: Cluster, installed: Kubectl) -> None:
     before = installed.daemonset()["metadata"]
     write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0], DAEMONSET_NAME=DAEMONSET)
@@ -112,6 +113,7 @@ def test_of_two_sets_with_one_daemonset_name_the_first_has_it(cluster: Cluster, 
     assert installed.daemonset()["metadata"]["uid"] == before["uid"]
 
 
+@pytest.mark.thorough
 def test_a_set_of_another_name_has_its_daemonset_anew_and_the_former_one_goes(
     cluster: Cluster, installed: Kubectl
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_set_with_its_daemonset_in_another_namespace_leaves_nothing_there(
         assert not there.list("pod")
 
 
+@pytest.mark.thorough
 def test_a_set_of_another_installation_is_not_touched(cluster: Cluster, installed: Kubectl) -> None:
     write(cluster, installed, "gpu", f"gpu={GPU}", cluster.nodes[0])
     one_pod(installed, "gpu")

@@ -131,6 +131,7 @@ def test_under_a_role_without_list_it_looks_at_its_daemonset_by_name(cluster: Cl
     assert "Until then the DaemonSet is looked at once a minute" in log(cluster, narrow)
 
 
+@pytest.mark.thorough
 def test_what_templates_made_is_driven_by_our_image(cluster: Cluster, namespace: str, kubectl: Kubectl) -> None:
     """With nothing but the parameters IMAGE and IMAGE_TAG changed, under the Role that the Templates make."""
     listed = f"java11={JAVA};\n  theia={THEIA};\n"
@@ -224,6 +225,7 @@ def test_migrate_prints_the_variables_for_what_runs_and_changes_nothing(running:
     assert settled(running) == before
 
 
+@pytest.mark.thorough
 def test_taking_over_leaves_every_image_where_it_is_and_nothing_of_the_known_one(
     cluster: Cluster, running: Kubectl, playbook: Playbook, module: Module
 ) -> None:

@@ -53,10 +53,8 @@ def pods_of(kubectl: Kubectl, name: str) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
 
 
-@pytest.mark.parametrize(
-    "controller",
-    [pytest.param(False, marks=pytest.mark.thorough, id="ansible"), pytest.param(True, id="controller")],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("controller", [False, True], ids=["ansible", "controller"])
 def test_the_life_of_two_groups(
     cluster: Cluster,
     namespace: str,

@@ -49,6 +49,7 @@ def options(cluster: Cluster, path: pathlib.Path) -> dict[str, Any]:
     return {"images": IMAGES, "controller": False, "lock": str(path), **access}
 
 
+@pytest.mark.thorough
 def test_the_plan_writes_the_lock_when_it_is_asked_to_and_only_then(
     playbook: Playbook, digests: dict[str, str], path: pathlib.Path, options: dict[str, Any]
 ) -> None:
@@ -130,6 +131,7 @@ def test_an_installation_from_the_lock_is_compared_with_it_and_has_what_policies
     assert path.read_text() == text
 
 
+@pytest.mark.thorough
 def test_image_volumes_whose_digests_nobody_tells_are_cached_and_the_table_says_that_they_were_not_compared(
     module: Module, digests: dict[str, str], options: dict[str, Any]
 ) -> None:

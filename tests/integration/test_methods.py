@@ -72,9 +72,8 @@ def nothing_is_left(cluster: Cluster, namespace: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "method", [each if each == "operator" else pytest.param(each, marks=pytest.mark.thorough) for each in METHODS]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", METHODS)
 def test_a_method_from_the_installation_to_the_last_object(
     cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl, method: str
 ) -> None:
@@ -120,6 +119,7 @@ def test_another_method_takes_over_and_the_cache_stays(
     nothing_is_left(cluster, namespace)
 
 
+@pytest.mark.thorough
 def test_each_method_tells_the_controller_how_to_ask_registries_and_leaves_groups_their_pull_secrets(
     cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl
 ) -> None:

@@ -86,6 +86,7 @@ def test_an_operator_group_that_is_there_is_used_and_stays(
     eventually(lambda: kubectl.list(kinds) == [])
 
 
+@pytest.mark.thorough
 def test_an_operator_group_of_ours_stays_while_others_need_it(
     cluster: Cluster, namespace: str, olm: StandIn, module: Module, kubectl: Kubectl
 ) -> None:
@@ -210,6 +211,7 @@ def goes_on(puller: Puller) -> None:
     puller.wait()
 
 
+@pytest.mark.thorough
 def test_the_known_operators_csv(cluster: Cluster, puller: Puller) -> None:
     name = f"{KNOWN_PACKAGE}.v1.0.3"
     make(cluster, puller.namespace, csv("cert-manager.v1.2.3"), csv(name))

@@ -114,6 +114,7 @@ def warnings_of(result: dict[str, Any]) -> str:
     return "\n".join(w if isinstance(w, str) else w["event"]["msg"] for w in result["warnings"])
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("openshift")
 def test_who_may_create_no_namespace_requests_a_project(
     cluster: Cluster, namespace: str, module: Module, kubectl: Kubectl

@@ -421,21 +421,28 @@ def test_a_deployment_of_somebody_else_is_not_taken(puller: Puller) -> None:
 
 
 def test_a_deleted_resource_takes_all_that_it_asked_for_along(cluster: Cluster, puller: Puller) -> None:
-    """While its pods pull: the registry takes the request for the image, and answers nothing."""
+    assert len(puller.everything()) == 7
+    cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
+    eventually(lambda: puller.everything() == [], 60)
+    eventually(lambda: puller.list("pod", "-l", f"kubecache.io/daemonset={DAEMONSET}") == [], 60)
+    assert puller.get("configmap", "theirs")
+
+
+@pytest.mark.thorough
+def test_a_resource_that_is_deleted_while_its_pods_pull_leaves_nothing(cluster: Cluster, puller: Puller) -> None:
+    """The registry takes the request for the image, and answers nothing."""
     cluster.push(HANGS)
     cluster.registry_fault("hanging/", "hang")
     try:
-        assert len(puller.everything()) == 7
-        puller.patch(KIND, "puller", {"spec": {"images": f"java11={JAVA};hangs={HANGS}"}})
+        puller.apply(resource(images=f"java11={JAVA};hangs={HANGS}"))
         puller.becomes("Progressing", "True", "Progressing")
         eventually(lambda: (puller.get(KIND, "puller") or {})["status"]["pulling"] >= 1, 60)
-        puller.cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
+        cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
         eventually(lambda: puller.everything() == [], 60)
         eventually(lambda: puller.list("pod", "-l", f"kubecache.io/daemonset={DAEMONSET}") == [], 60)
         assert not any(cluster.node(node).has_image(HANGS) for node in cluster.nodes)
     finally:
         cluster.registry_clear()
-    assert puller.get("configmap", "theirs")
 
 
 def test_what_the_known_operator_made_is_taken_over_in_place(cluster: Cluster, puller: Puller) -> None:
@@ -537,6 +544,7 @@ def test_one_other_namespace_or_several_are_served_with_rights_there_only(cluste
         cluster.kubectl("apply", "-n", puller.namespace, "-f", str(ROOT / "deploy/operator/role.yaml"))
 
 
+@pytest.mark.thorough
 def test_the_known_definition_without_our_additions_will_do(cluster: Cluster, puller: Puller) -> None:
     cluster.kubectl("delete", "crd", CRD_NAME, "--timeout=60s")
     for path in ("role.yaml", "operator.yaml"):

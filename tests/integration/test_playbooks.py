@@ -45,6 +45,7 @@ def image(cluster: Cluster) -> None:
     cluster.push(IMAGE)
 
 
+@pytest.mark.thorough
 def test_a_second_installation_changes_nothing(cluster: Cluster, namespace: str, playbook: Playbook) -> None:
     first = playbook("install", images=IMAGES, refresh="never")  # Else it tells at some time what it knows of tags.
     assert first.changed >= 1
@@ -200,6 +201,7 @@ def test_without_an_installation_one_sentence_says_so(playbook: Playbook, namesp
     assert "IMAGE " not in health.stdout
 
 
+@pytest.mark.thorough
 def test_the_uninstallation_leaves_nothing(cluster: Cluster, namespace: str, playbook: Playbook) -> None:
     playbook("install", images=IMAGES)
     rehearsal = playbook("uninstall", "--check")
@@ -227,6 +229,7 @@ def test_the_uninstallation_keeps_a_namespace_with_something_else_in_it(
     assert kubectl.get("deployment", DEPLOYMENT) is None
 
 
+@pytest.mark.thorough
 def test_unanswered_questions_of_a_survey_mean_the_defaults(playbook: Playbook, kubectl: Kubectl) -> None:
     playbook("install", **{**unanswered(), "images": f"java11={IMAGE};\n"})
     before = kubectl.get("configmap", CONFIG_MAP)
@@ -241,6 +244,7 @@ def test_unanswered_questions_of_a_survey_mean_the_defaults(playbook: Playbook, 
     assert "Nothing of the installation stays" in playbook("uninstall", **unanswered()).stdout
 
 
+@pytest.mark.thorough
 def test_answers_of_a_survey_are_text(playbook: Playbook, kubectl: Kubectl) -> None:
     playbook(
         "install",

@@ -114,8 +114,7 @@ def _olm(cluster: Cluster) -> Iterator[None]:
     "method",
     [
         "manifests",
-        "openshift_template",
-        *(pytest.param(each, marks=pytest.mark.thorough) for each in ("operator", "olm")),
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in ("openshift_template", "operator", "olm")),
     ],
 )
 def test_the_numbers_of_the_plan_are_those_that_the_api_server_accounts(
@@ -210,7 +209,12 @@ def test_a_set_whose_strategy_is_chosen_is_planned_and_costed_as_it_will_be(
     installed = module("install", preflight="report", **options)
     assert configured["cost"] == installed["cost"]
     assert configured["cost"]["memory_requests"] == "32Mi", "by what image volumes make of it"
-    assert configured["plan"]["cost"]["node"] == installed["plan"]["cost"]["node"]
+    disk = {"disk", "compressed", "unpacked"}  # depends on what nodes list, which changes between the two
+    first, second = (
+        {key: value for key, value in each["plan"]["cost"]["node"].items() if key not in disk}
+        for each in (configured, installed)
+    )
+    assert first == second
     assert configured["notes"] == [
         "strategy auto takes image_volume: every matching node can, and admission lets it in"
     ]

@@ -188,6 +188,7 @@ def test_a_moved_tag_reaches_every_node_and_is_run_with_the_registry_switched_of
         cluster.registry_start()
 
 
+@pytest.mark.thorough
 def test_the_controller_asks_with_the_pull_secret_which_is_all_that_it_may_read(
     cluster: Cluster, installed: Kubectl
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_moved_tag_reaches_image_volumes_of_which_only_the_nodes_lists_tell(
         cluster.registry_start()
 
 
+@pytest.mark.thorough
 def test_never_refreshes_nothing(cluster: Cluster, installed: Kubectl) -> None:
     eventually(lambda: is_quiet(installed), seconds=60)
     installed.patch("configmap", CONFIG_MAP, {"data": {"REFRESH": "never"}})

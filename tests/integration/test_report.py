@@ -74,6 +74,7 @@ def test_every_playbook_writes_the_report_in_every_form(
     assert len(list(tmp_path.iterdir())) == 4, "a temporary file was left"
 
 
+@pytest.mark.thorough
 def test_a_file_that_cannot_be_written_undoes_nothing(playbook: Playbook, tmp_path: pathlib.Path) -> None:
     missing = tmp_path / "missing" / "report.html"
     done = playbook("install", images={"java11": IMAGE}, controller=False, report=str(missing))
@@ -128,6 +129,7 @@ def run_module(cluster: Cluster, namespace: str, options: dict[str, Any]) -> sub
     )
 
 
+@pytest.mark.thorough
 def test_the_module_fails_where_the_report_is_all_that_was_asked_for(
     cluster: Cluster, namespace: str, tmp_path: pathlib.Path
 ) -> None:

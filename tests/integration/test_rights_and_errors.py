@@ -79,6 +79,7 @@ def test_without_the_right_to_read_nodes_the_report_says_that_it_inferred(
     assert module("info")["inferred"] is False
 
 
+@pytest.mark.thorough
 def test_where_nodes_are_not_to_be_read_nobody_gets_the_right_and_what_is_told_is_inferred(
     cluster: Cluster, playbook: Playbook, module: Module, kubectl: Kubectl
 ) -> None:

@@ -177,7 +177,7 @@ def artifact(
         cluster.node(node).remove_image(reference)
 
 
-@pytest.mark.parametrize("strategy", ["image_volume", "sleep"])
+@pytest.mark.parametrize("strategy", ["image_volume", pytest.param("sleep", marks=pytest.mark.thorough)])
 def test_an_artifact_of_files_is_held_and_mounted_without_them(
     cluster: Cluster, cache: Kubectl, node: str, strategy: str
 ) -> None:
@@ -187,6 +187,7 @@ def test_an_artifact_of_files_is_held_and_mounted_without_them(
         assert mounted_files(cluster, node, reference) == []
 
 
+@pytest.mark.thorough
 def test_an_artifact_of_an_images_layers_can_not_be_mounted_which_is_told(
     cluster: Cluster, cache: Kubectl, node: str
 ) -> None:
@@ -195,6 +196,7 @@ def test_an_artifact_of_an_images_layers_can_not_be_mounted_which_is_told(
         assert (row()["state"], row()["held"], row()["reason"]) == ("cached", False, "CreateContainerError")
 
 
+@pytest.mark.thorough
 def test_an_artifact_of_an_images_layers_is_held_by_a_container_that_sleeps(
     cluster: Cluster, cache: Kubectl, node: str
 ) -> None:

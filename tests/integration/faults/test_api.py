@@ -60,6 +60,7 @@ def outage(cluster: Cluster, cache: Cache) -> Iterator[Outage]:
         yield Outage(cache, far, near_before, near_after, near_restarts, far_before, far_during, meanwhile)
 
 
+@pytest.mark.thorough
 def test_api_server_stopped_for_a_minute(outage: Outage) -> None:
     assert outage.meanwhile == outage.near_before.images
     assert outage.near_after == outage.near_before
@@ -68,6 +69,7 @@ def test_api_server_stopped_for_a_minute(outage: Outage) -> None:
     assert outage.near.restarts() == outage.near_restarts
 
 
+@pytest.mark.thorough
 def test_controller_cut_off_for_two_minutes_with_half_open_connections(outage: Outage) -> None:
     """The API server that its connections led to is gone, too, and it was never told."""
     assert outage.far_during == outage.far_before
@@ -77,6 +79,7 @@ def test_controller_cut_off_for_two_minutes_with_half_open_connections(outage: O
     assert outage.far.on_nodes() >= outage.far_before.images
 
 
+@pytest.mark.thorough
 def test_api_server_away_while_an_installation_waits(cluster: Cluster, namespace: str, playbook: Playbook) -> None:
     image, kubectl = "registry.example.com/slow-faults/image:1", Kubectl(cluster, namespace)
     cluster.push(image, size_mb=40)
@@ -208,6 +211,7 @@ def test_api_server_answers_429_for_a_while(cluster: Cluster, cache: Cache) -> N
     assert cache.restarts() == restarts
 
 
+@pytest.mark.thorough
 def test_api_server_answers_500_for_a_while(cluster: Cluster, cache: Cache) -> None:
     """An admission webhook that is not there makes the API server answer so to every change."""
     before, restarts, mark = cache.held(), cache.restarts(), cluster.audit_mark()

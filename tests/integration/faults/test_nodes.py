@@ -45,6 +45,7 @@ def test_registry_down_while_pods_must_restart(cluster: Cluster, cache: Cache) -
     assert cache.held().daemonset == before.daemonset
 
 
+@pytest.mark.thorough
 def test_one_image_that_never_arrives_beside_others_that_do(cluster: Cluster) -> None:
     with installed(cluster, {"java11": JAVA}) as cache:
         before = cache.held()
@@ -131,6 +132,7 @@ def dead(cluster: Cluster, cache: Cache, added: str) -> str:
     return added
 
 
+@pytest.mark.thorough
 def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
     before = cache.held()
     told = cache.healthy()
@@ -140,6 +142,7 @@ def test_node_killed(cluster: Cluster, cache: Cache, dead: str) -> None:
     assert cache.held() == before
 
 
+@pytest.mark.thorough
 def test_daemonset_stuck_in_deletion_because_of_a_dead_node(cluster: Cluster, cache: Cache, dead: str) -> None:
     """In the foreground a deletion waits for the pods, and the one on the dead node never goes."""
     before = cache.held()
@@ -179,6 +182,7 @@ def test_what_is_removed_waits_for_no_dead_node(
     cluster.kubectl("delete", "pod", name, "-n", namespace, "--force", "--grace-period=0")
 
 
+@pytest.mark.thorough
 def test_rolling_update_while_a_node_is_dead(cluster: Cluster, cache: Cache, dead: str) -> None:
     """The others get the new image; the dead one when it is back."""
     before = cache.held()
