@@ -69,7 +69,11 @@ class Install(Protocol):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the tests of a file are steps, those that are chosen need the others."""
+    """Where the tests of a file are steps, those that are chosen need the others.
+
+    The last files take longest and go first, so that no worker has only one of them left at the end.
+    """
+    items.sort(key=lambda item: item.path, reverse=True)
     if config.option.markexpr == "thorough":
         for item in items:
             if isinstance(item, pytest.Function) and getattr(item.module, "STEPS", False):
@@ -112,7 +116,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=["", "2.20", "2.19"])
+@pytest.fixture(params=["", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("2.20", "2.19"))])
 def core(request: pytest.FixtureRequest) -> str:
     """Each ansible-core that shows what it runs in its own way; "" is that of the environment."""
     version: str = request.param

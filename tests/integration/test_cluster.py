@@ -295,6 +295,7 @@ def test_another_clusters_kubeconfig_can_be_used(cluster: Cluster) -> None:
     assert done.stdout.strip() == f"{cluster.nodes} True"
 
 
+@pytest.mark.thorough
 def test_two_clusters_do_not_meet_and_leave_nothing(cluster: Cluster) -> None:
     before = leftovers.take(of_this_checkout("test-other"))
     other = open_cluster(of_this_checkout("test-other"), nodes=1)

@@ -135,6 +135,7 @@ def test_a_set_of_another_name_has_its_daemonset_anew_and_the_former_one_goes(
     assert installed.daemonset()["metadata"]["uid"] == before
 
 
+@pytest.mark.thorough
 def test_a_set_that_cant_be_kept_leaves_the_controller_ready(cluster: Cluster, installed: Kubectl) -> None:
     """Its DaemonSet is to be in a namespace in which the controller has no right."""
     with new_namespace(cluster) as other:

@@ -209,6 +209,7 @@ def settled(kubectl: Kubectl) -> tuple[Any, ...]:
     return pods, uid(kubectl), [[o["metadata"]["name"] for o in kubectl.list(kind)] for kind in kinds]
 
 
+@pytest.mark.thorough
 def test_migrate_prints_the_variables_for_what_runs_and_changes_nothing(running: Kubectl, playbook: Playbook) -> None:
     before = settled(running)
     told = playbook("migrate").stdout

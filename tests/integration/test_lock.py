@@ -17,6 +17,7 @@ from .conftest import Kubectl, Module, Playbook, eventually, new_namespace
 from .test_playbooks import warnings_of
 from .test_preflight import written
 
+STEPS = True
 JAVA, THEIA = "registry.example.com/lock/java11:1", "registry.example.com/lock/theia:1"
 IMAGES = {"java11": JAVA, "theia": THEIA}
 CACHE = ("-l", "app.kubernetes.io/component=cache")
@@ -49,7 +50,6 @@ def options(cluster: Cluster, path: pathlib.Path) -> dict[str, Any]:
     return {"images": IMAGES, "controller": False, "lock": str(path), **access}
 
 
-@pytest.mark.thorough
 def test_the_plan_writes_the_lock_when_it_is_asked_to_and_only_then(
     playbook: Playbook, digests: dict[str, str], path: pathlib.Path, options: dict[str, Any]
 ) -> None:

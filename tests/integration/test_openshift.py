@@ -107,7 +107,23 @@ def _openshift(cluster: Cluster) -> Iterator[None]:
         ended.set()
         if server.is_alive():
             server.join(30)
-        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=bundle)
+        cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", input=bundle)
+        named = [f"{plural}.{group}" for group, _kind, plural in TYPES]
+        what = [
+            "get",
+            "crd",
+            *named,
+            "--ignore-not-found",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name} {.status.conditions}{end}",
+        ]
+
+        def nothing_is_left() -> bool:  # An API server may take its time for the objects of a type that ends.
+            told = cluster.kubectl(*what)
+            assert told == "", told
+            return True
+
+        eventually(nothing_is_left, 240)
 
 
 def warnings_of(result: dict[str, Any]) -> str:

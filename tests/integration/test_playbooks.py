@@ -109,6 +109,7 @@ def test_a_health_check_of_a_healthy_cache_changes_nothing_with_the_controller_a
     assert our_writes(cluster, mark, "admin") == []
 
 
+@pytest.mark.thorough
 def test_an_image_that_breaks_is_reported_and_the_daemonset_is_not_made_again(
     cluster: Cluster, namespace: str, playbook: Playbook, kubectl: Kubectl
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_daemonset_that_is_asked_for_anew_is_made_once_and_then_guarded(module
     assert module("daemonset")["changed"] is False
 
 
+@pytest.mark.thorough
 def test_a_roll_that_waits_for_a_controller_that_does_not_run_is_told(
     cluster: Cluster, playbook: Playbook, module: Module, kubectl: Kubectl
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_roll_that_waits_for_a_controller_that_does_not_run_is_told(
     ) in warnings_of(told)
 
 
+@pytest.mark.thorough
 def test_a_health_check_that_may_fail_says_why(playbook: Playbook) -> None:
     absent = "registry.example.com/playbooks/java11:absent"
     told = playbook("install", images={"java11": absent}, controller=False, wait=False)
@@ -194,6 +197,7 @@ def test_the_status_changes_nothing(cluster: Cluster, namespace: str, playbook: 
     assert our_writes(cluster, mark, "admin", namespace) == []
 
 
+@pytest.mark.thorough
 def test_without_an_installation_one_sentence_says_so(playbook: Playbook, namespace: str) -> None:
     assert f"ConfigMap {namespace}/{CONFIG_MAP} does not exist" in playbook("status").stdout
     health = playbook("health_check", ok=False)
@@ -262,6 +266,7 @@ def test_answers_of_a_survey_are_text(playbook: Playbook, kubectl: Kubectl) -> N
     assert spec["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
 
 
+@pytest.mark.thorough
 def test_a_play_of_the_users_own_imports_the_playbook(cluster: Cluster, namespace: str, tmp_path: pathlib.Path) -> None:
     site = tmp_path / "site.yml"
     variables = {"image_puller_namespace": namespace, "image_puller_images": IMAGES}

@@ -162,6 +162,20 @@ def run_on_each_node(cluster: Cluster, kubectl: Kubectl, reference: str) -> set[
         cluster.kubectl("delete", "pod", "-n", kubectl.namespace, "-l", "test=user", "--wait=true")
 
 
+def test_while_no_tag_moves_it_is_asked_for_once_an_interval_and_nothing_is_written(
+    cluster: Cluster, installed: Kubectl
+) -> None:
+    until_all_is_told(cluster, installed.namespace)
+    pods = {pod["metadata"]["uid"] for pod in holders(installed)}
+    mark, since = cluster.audit_mark(), time.time()
+    time.sleep(4 * INTERVAL)
+    assert our_writes(cluster, mark, installed.namespace) == []
+    assert {pod["metadata"]["uid"] for pod in holders(installed)} == pods
+    asked = [r for r in cluster.registry_requests(since) if "/refresh/" in r["path"]]
+    assert {request["method"] for request in asked} == {"HEAD"}
+    assert 2 * 3 <= len(asked) <= 2 * 5, asked  # Two public tags, every five seconds more or less a tenth.
+
+
 def test_a_moved_tag_reaches_every_node_and_is_run_with_the_registry_switched_off(
     cluster: Cluster, installed: Kubectl
 ) -> None:
@@ -199,20 +213,6 @@ def test_the_controller_asks_with_the_pull_secret_which_is_all_that_it_may_read(
     new = cluster.push(PRIVATE, files={"/version": "1"})
     eventually(lambda: digests(installed, "private") == {new}, seconds=120)
     eventually(lambda: is_quiet(installed), seconds=60)
-
-
-def test_while_no_tag_moves_it_is_asked_for_once_an_interval_and_nothing_is_written(
-    cluster: Cluster, installed: Kubectl
-) -> None:
-    until_all_is_told(cluster, installed.namespace)
-    pods = {pod["metadata"]["uid"] for pod in holders(installed)}
-    mark, since = cluster.audit_mark(), time.time()
-    time.sleep(4 * INTERVAL)
-    assert our_writes(cluster, mark, installed.namespace) == []
-    assert {pod["metadata"]["uid"] for pod in holders(installed)} == pods
-    asked = [r for r in cluster.registry_requests(since) if "/refresh/" in r["path"]]
-    assert {request["method"] for request in asked} == {"HEAD"}
-    assert 2 * 3 <= len(asked) <= 2 * 5, asked  # Two public tags, every five seconds more or less a tenth.
 
 
 @pytest.mark.thorough

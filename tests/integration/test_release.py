@@ -35,6 +35,7 @@ def bin_directory(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     return venv / "bin"
 
 
+@pytest.mark.thorough
 def test_playbooks_run_by_their_full_names_from_the_installed_tarball(
     cluster: Cluster, namespace: str, bin_directory: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_controller_and_playbook_at_once_while_the_list_changes(cluster: Cluster
     assert cache.on_nodes() >= before.images
 
 
+@pytest.mark.thorough
 def test_two_controllers_at_once(cluster: Cluster, cache: Cache) -> None:
     before = cache.held()
     cache.scale(2)

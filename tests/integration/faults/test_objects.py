@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.cluster import Cluster
 
 from ..conftest import CONFIG_MAP, DAEMONSET, eventually, stays
@@ -79,6 +81,7 @@ def test_somebody_elses_daemonset_of_the_same_name(cluster: Cluster) -> None:
         eventually(lambda: (cache.get("daemonset", DAEMONSET) or {}).get("spec", {}) and cache.images() == [JAVA], 30)
 
 
+@pytest.mark.thorough
 def test_config_map_deleted_and_made_again(cluster: Cluster) -> None:
     """Deleting a set's ConfigMap is how a set is taken away; the images stay until the node needs their room."""
     with installed(cluster) as cache:
@@ -107,6 +110,7 @@ def test_config_map_made_invalid_and_valid(cache: Cache) -> None:
     assert cache.restarts() == restarts
 
 
+@pytest.mark.thorough
 def test_namespace_deleted_during_reconcile(cluster: Cluster, cache: Cache) -> None:
     """The controller does not keep its namespace from going, and other installations see nothing of it."""
     before = cache.held()

@@ -78,6 +78,7 @@ def test_killed_in_the_middle_of_a_roll(cluster: Cluster) -> None:
         assert after.images >= before.images
 
 
+@pytest.mark.thorough
 def test_replacement_that_does_not_exist(cluster: Cluster) -> None:
     with installed(cluster) as cache:
         before = cache.held()
