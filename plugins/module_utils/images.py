@@ -78,13 +78,16 @@ def _refuse_what_is_no_reference(text: str) -> None:
         raise InvalidReference("the image is empty", "write registry/repository:tag")
     if re.search(r"\s", text):
         raise InvalidReference("the image has white space in it", "remove it, or put ';' between two entries")
-    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text)
+    scheme = re.match(r"(?:[a-zA-Z][a-zA-Z0-9+.-]*://)+", text)
     if scheme:
-        rest = text.removeprefix(scheme.group())
-        raise InvalidReference(
-            f"the image begins with a scheme ({scheme.group()})",
-            f"write the image as {rest!r}" if rest else "write registry/repository:tag",
-        )
+        what, rest = f"the image begins with a scheme ({scheme.group()})", text.removeprefix(scheme.group())
+        if not rest:
+            raise InvalidReference(what, "write registry/repository:tag")
+        try:
+            parse_reference(rest)
+        except InvalidReference as error:
+            raise InvalidReference(f"{what}, and {error.what}", f"leave the scheme out, and {error.remedy}") from None
+        raise InvalidReference(what, f"write the image as {rest!r}")
     if _BARE_DIGEST.fullmatch(text):
         raise InvalidReference("the image is only a digest", "write registry/repository@sha256:digest")
 

@@ -56,6 +56,12 @@ def test_a_reference_names_the_same_image_in_short_and_in_full(text: str, full: 
         ("quay.io/a b:1", "the image has white space in it", "remove it, or put ';' between two entries"),
         ("https://quay.io/a/b:1", "the image begins with a scheme (https://)", "write the image as 'quay.io/a/b:1'"),
         ("docker://", "the image begins with a scheme (docker://)", "write registry/repository:tag"),
+        ("http://https://a/b", "the image begins with a scheme (http://https://)", "write the image as 'a/b'"),
+        (
+            "https://quay.io/A/b:1",
+            "the image begins with a scheme (https://), and the repository 'A/b' has upper case letters",
+            "leave the scheme out, and write the image as 'quay.io/a/b:1'",
+        ),
         ("quay.io/a:", "the tag is empty", "put the tag after the ':', or remove the ':'"),
         ("nginx:", "the tag is empty", "put the tag after the ':', or remove the ':'"),
         (
