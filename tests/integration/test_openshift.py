@@ -109,17 +109,10 @@ def _openshift(cluster: Cluster) -> Iterator[None]:
             server.join(30)
         cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", input=bundle)
         named = [f"{plural}.{group}" for group, _kind, plural in TYPES]
-        what = [
-            "get",
-            "crd",
-            *named,
-            "--ignore-not-found",
-            "-o",
-            "jsonpath={range .items[*]}{.metadata.name} {.status.conditions}{end}",
-        ]
+        conditions = "jsonpath={range .items[*]}{.metadata.name} {.status.conditions}{end}"
 
         def nothing_is_left() -> bool:  # An API server may take its time for the objects of a type that ends.
-            told = cluster.kubectl(*what)
+            told = cluster.kubectl("get", "crd", *named, "--ignore-not-found", "-o", conditions)
             assert told == "", told
             return True
 

@@ -205,16 +205,17 @@ def test_a_set_whose_strategy_is_chosen_is_planned_and_costed_as_it_will_be(
         cluster.kubectl("create", "namespace", namespace)
         eventually(lambda: cluster.kubectl("get", "serviceaccount", "default", "-n", namespace, "--ignore-not-found"))
     options = {"images": IMAGES, "strategy": "auto", "check": True, **access}
-    configured = module("config", preflight=True, **options)
-    installed = module("install", preflight="report", **options)
-    assert configured["cost"] == installed["cost"]
+
+    def planned() -> dict[str, Any]:
+        """Alike; asked again, if a node's list of images, which decides the disk, changed in between."""
+        configured = module("config", preflight=True, **options)
+        installed = module("install", preflight="report", **options)
+        assert configured["cost"] == installed["cost"]
+        assert configured["plan"]["cost"]["node"] == installed["plan"]["cost"]["node"]
+        return configured
+
+    configured = eventually(planned)
     assert configured["cost"]["memory_requests"] == "32Mi", "by what image volumes make of it"
-    disk = {"disk", "compressed", "unpacked"}  # depends on what nodes list, which changes between the two
-    first, second = (
-        {key: value for key, value in each["plan"]["cost"]["node"].items() if key not in disk}
-        for each in (configured, installed)
-    )
-    assert first == second
     assert configured["notes"] == [
         "strategy auto takes image_volume: every matching node can, and admission lets it in"
     ]
