@@ -17,7 +17,7 @@ import pytest
 from tests.cluster import Cluster
 from tests.running import ROOT
 
-from .conftest import CONFIG_MAP, DAEMONSET, Install, Kubectl, Module, eventually, stays
+from .conftest import CONFIG_MAP, DAEMONSET, Install, Kubectl, Module, eventually, stays, until_all_is_told
 from .test_controller import controller_pod, images, log
 
 JAVA, MIRRORED = "registry.example.com/quiet/java11:2.1", "registry.example.com/mirror/java11:2.1"
@@ -51,8 +51,8 @@ def of_the_controller(cluster: Cluster, mark: int, namespace: str) -> list[dict[
 def test_with_nothing_to_do_it_asks_nothing(cluster: Cluster, install: Install, kubectl: Kubectl) -> None:
     cluster.push(JAVA)
     install({"java11": JAVA}, refresh="never")  # What tags stand for it would ask at some time of the first minute.
-    eventually(lambda: '"verdict": "Healthy"' in str(annotation(kubectl)))
-    time.sleep(10)
+    eventually(lambda: '"verdict": "Healthy"' in annotation(kubectl))
+    until_all_is_told(cluster, kubectl.namespace)
     mark = cluster.audit_mark()
     time.sleep(30)
     asked = of_the_controller(cluster, mark, kubectl.namespace)
@@ -119,11 +119,12 @@ def test_what_admission_rewrites_is_said_once_and_not_fought(
     cluster.push(JAVA)
     cluster.push(MIRRORED)
     cluster.push(THEIA)
-    module("install", images={"java11": JAVA})
+    module("install", images={"java11": JAVA}, refresh="never")  # Else it tells at some time what it knows of tags.
     eventually(lambda: kubectl.get("daemonset", DAEMONSET))
     assert images(kubectl) == [MIRRORED]
     eventually(lambda: "changed by admission, left as it is" in log(cluster, kubectl))
     eventually(lambda: '"verdict": "Healthy"' in annotation(kubectl), seconds=60)
+    until_all_is_told(cluster, kubectl.namespace)  # Events go out after the verdict.
     generation = kubectl.daemonset()["metadata"]["generation"]
     mark = cluster.audit_mark()
     for number in range(3):  # Passes for a reason that changes nothing.

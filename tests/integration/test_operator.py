@@ -24,7 +24,17 @@ from tests.cluster import Cluster, ClusterError
 from tests.running import ROOT
 
 from . import known
-from .conftest import CONFIG_MAP, DAEMONSET, DEPLOYMENT, Kubectl, eventually, new_namespace, our_writes, stays
+from .conftest import (
+    CONFIG_MAP,
+    DAEMONSET,
+    DEPLOYMENT,
+    Kubectl,
+    eventually,
+    new_namespace,
+    our_writes,
+    stays,
+    until_all_is_told,
+)
 
 STEPS = True
 JAVA = "registry.example.com/team/java11:2.1"
@@ -561,7 +571,7 @@ def test_the_known_definition_without_our_additions_will_do(cluster: Cluster, pu
     told = eventually(status, 60)
     assert list(told) == ["imagePullerImage"]
     eventually(lambda: puller.get("daemonset", DAEMONSET) and images(puller) == [JAVA], 60)
-    time.sleep(10)  # The controller has told that all is cached.
+    until_all_is_told(cluster, f"{puller.namespace}:{operator.NAME}")
     mark = cluster.audit_mark()
     time.sleep(10)
     assert our_writes(cluster, mark, f"{puller.namespace}:{operator.NAME}") == []
