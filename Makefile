@@ -31,7 +31,7 @@ demo: setup image ## Show it all on a cluster of its own, and clean up; KEEP=1 l
 test: setup ## Run every check below, up to the first that fails, with a summary
 	@$(PY) -m tests.stages $(STAGES)
 
-test-all: setup ## Run what "test" runs, "thorough", "platforms" and "test-matrix"
+test-all: setup ## Run what "test" runs, "thorough", "platforms" and "test-matrix"; make -k goes on after a failure
 	@$(PY) -m tests.stages $(STAGES) thorough platforms test-matrix
 
 test-matrix: matrix-tools image ## On the oldest and newest of what is supported; ARGS=oldest: on that only

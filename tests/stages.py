@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run targets of the Makefile one after another, up to the first that fails, and sum up: `make test`.
 
+With make's own -k (--keep-going) the rest runs, too: `make -k test-all`.
+
 What a stage prints goes to the terminal and to build/logs/STAGE.log. At the end nothing may be left of the
 clusters that were started.
 """
@@ -78,6 +80,11 @@ def look_for_leftovers(before: leftovers.Snapshot) -> Outcome:
     return Outcome("leftovers", not left, time.monotonic() - started, f"{len(left)} left behind" if left else "none")
 
 
+def keeps_going() -> bool:
+    """Whether make was called with -k, as it hands it on: first in MAKEFLAGS are the options of one letter."""
+    return "k" in f"-{os.environ.get('MAKEFLAGS', '')}".split()[0]
+
+
 def main() -> None:
     stages = sys.argv[1:]
     before = leftovers.take(CLUSTERS)
@@ -85,7 +92,7 @@ def main() -> None:
     for stage in stages:
         print(f"\n===== {stage} =====", flush=True)
         outcomes.append(run(stage, ["make", "--no-print-directory", stage]))
-        if not outcomes[-1].passed:
+        if not outcomes[-1].passed and not keeps_going():
             break
     left = stages[len(outcomes) :]
     outcomes.append(look_for_leftovers(before))

@@ -21,7 +21,8 @@ PASSES = [sys.executable, "-c", "print('=== 3 passed in 0.10s ===')"]
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(leftovers, "state_root", lambda: tmp_path / "kubecache-image-puller")
-    monkeypatch.delenv("KEEP", raising=False)
+    for name in ("KEEP", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def summary(
@@ -55,6 +56,23 @@ def test_the_first_that_fails_ends_it(capfd: pytest.CaptureFixture[str], monkeyp
     assert "integration  not run" in lines
     assert lines[-2].startswith(f"unit failed: see above, or {stages.LOGS}")
     assert lines[-1] == "stages: 1 passed, 1 failed, 1 skipped"
+
+
+@pytest.mark.parametrize("flags", ["k", "kw -- ARGS=-v", "k --no-print-directory"])
+def test_with_keep_going_the_rest_runs_too(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", flags)
+    code, lines = summary(capfd, monkeypatch, {"unit": FAILS, "integration": PASSES})
+    assert code == 1
+    assert lines[1].startswith("integration  passed")
+    assert lines[-1] == "stages: 2 passed, 1 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("flags", ["", " -- TESTS=k", "w", "--no-print-directory -- WORKERS=k"])
+def test_other_flags_of_make_keep_nothing_going(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    monkeypatch.setenv("MAKEFLAGS", flags)
+    assert not stages.keeps_going()
 
 
 def test_what_a_cluster_left_behind_fails_the_run(
