@@ -243,7 +243,7 @@ def container_of(pod: dict[str, Any]) -> str:
 T = TypeVar("T")
 
 
-def eventually(question: Callable[[], T], seconds: float = 30, pause: float = 0.2) -> T:
+def eventually(question: Callable[[], T], seconds: float = 60, pause: float = 0.2) -> T:
     """The first true answer; a question may also assert. An assertion with what was seen last after ``seconds``."""
     end = time.monotonic() + seconds
     while True:

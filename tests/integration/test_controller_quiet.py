@@ -73,6 +73,22 @@ POLICY = """
 """
 
 
+def is_rewritten(cluster: Cluster, namespace: str) -> bool:
+    """Whether the policy is active, of which the API server learns by a watch of its own."""
+    labels = {"app": "probe"}
+    container = {"name": "probe", "image": JAVA, "resources": {"requests": {"memory": "10Mi"}}}
+    probe = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "probe", "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+    return MIRRORED in cluster.kubectl("create", "--dry-run=server", "-o=json", "-f", "-", input=json.dumps(probe))
+
+
 @pytest.fixture
 def rewriting(cluster: Cluster, namespace: str) -> Iterator[None]:
     """A cluster that rewrites the registry and the requests of what is applied in this namespace."""
@@ -106,7 +122,8 @@ def rewriting(cluster: Cluster, namespace: str) -> Iterator[None]:
     }
     cluster.kubectl("apply", "-f", "-", input=json.dumps(policy))
     cluster.kubectl("apply", "-f", "-", input=json.dumps(binding))
-    time.sleep(2)  # The API server learns of policies by a watch of its own.
+    cluster.kubectl("create", "namespace", namespace)
+    eventually(lambda: is_rewritten(cluster, namespace))
     yield
     for name in ("mutatingadmissionpolicybinding", "mutatingadmissionpolicy"):
         cluster.kubectl("delete", name, namespace)
