@@ -50,11 +50,13 @@ class Recorder:
             self._queue.clear()
         while self._queue and self._take_token():
             about, told = self._queue.popleft()
+            subject: Mapping[str, Any] | None = None
             try:
-                self._send(about(), told)
+                subject = about()
+                self._send(subject, told)
             except ApiError as error:
                 self._failed(error)
-                if error.forbidden:
+                if error.forbidden and subject:  # The right to write Events, and not that to read their subject.
                     self._resting_until = self._clock.monotonic() + _REST
                     self._queue.clear()
                 if error.transient:  # Each request may take a minute, and the loop has other work.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def running(name: str, nodes: int, simulated: int) -> Iterator[Cluster]:
-    """A cluster that is up, and down afterwards."""
+    """A cluster that is up, and down afterwards, also where the benchmark is told to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cluster = open_cluster(
         of_this_checkout(name), nodes, simulated, report=lambda text: print(text, file=sys.stderr, flush=True)
     )

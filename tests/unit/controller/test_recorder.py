@@ -125,6 +125,17 @@ def test_without_the_right_it_rests_and_keeps_nothing_back(stage: Stage) -> None
     assert stage.sent() == ["four"]
 
 
+def test_an_object_that_may_not_be_read_takes_only_its_own_events_away(stage: Stage) -> None:
+    def unreadable() -> dict[str, Any]:
+        message = 'deployments.apps "x" is forbidden: User "x" cannot get resource "deployments" in API group "apps"'
+        raise ApiError(message, 403)
+
+    stage.recorder.tell(unreadable, Told("Normal", "Patched", "lost"))
+    stage.tell("one")
+    assert stage.sent() == ["one"]
+    assert [error.forbidden for error in stage.errors] == [True]
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_an_api_server_that_is_away_is_asked_once_and_the_others_wait(stage: Stage, status: int) -> None:
     stage.fail = {"POST": HttpError(status)}
