@@ -237,7 +237,7 @@ def _headline(each: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> s
     if not images or not summary["nodes"]:
         return f"{_count(summary['images'], 'image')} on {_count(summary['nodes'], 'node')}."
     there = sum(0 < image["nodes"] == image["cached"] + image["not_applicable"] for image in images)
-    nodes = "the node" if summary["nodes"] == 1 else f"all {_number(summary['nodes'])} nodes"
+    nodes = {1: "the node", 2: "both nodes"}.get(summary["nodes"], f"all {_number(summary['nodes'])} nodes")
     share = _share(summary)
     rest = "" if share == "100 %" else f" {share} of what is wanted is on the nodes."
     excused = summary["excused_nodes"]
