@@ -193,8 +193,10 @@ class Operator:
             self._say_error(namespace, "")
             return
 
+        waiting = [r for r in resources if r is not ruler and not metadata(r).get("deletionTimestamp")]
+
         def keep() -> None:
-            self._again(state, now + self._keep(ruler, state))
+            self._again(state, now + self._keep(ruler, waiting, state))
 
         why = self._why_not(namespace, keep) if keeping else ""
         if not why or state.failures >= _PASSING:
@@ -242,7 +244,7 @@ class Operator:
 
     # --- keeping -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, resource: Object, state: _Served) -> float:
+    def _keep(self, resource: Object, waiting: Sequence[Object], state: _Served) -> float:
         """Bring what the resource asks for to be; seconds until it should be looked at again."""
         asked = read_resource(resource, openshift=self._around.openshift())
         state.seen = Seen(
@@ -254,7 +256,7 @@ class Operator:
         try:
             refusal = self._other_operator(resource) or _invalid(asked)
             if refusal is None and asked.settings is not None:
-                refusal, pause = self._keep_objects(resource, asked, asked.settings, state)
+                refusal, pause = self._keep_objects(resource, waiting, asked, asked.settings, state)
                 state.seen = replace(state.seen, refusal=refusal)
                 return pause
         except ApiError as error:
@@ -266,10 +268,10 @@ class Operator:
         return _RETRY[1] if refusal and refusal.reason != "InvalidSettings" else _RESYNC
 
     def _keep_objects(
-        self, resource: Object, asked: Asked, settings: Settings, state: _Served
+        self, resource: Object, waiting: Sequence[Object], asked: Asked, settings: Settings, state: _Served
     ) -> tuple[Refusal | None, float]:
         installation = replace(asked.installation, pull_secrets=self._secrets(resource, asked.installation))
-        wanted = objects_of(resource, settings, installation)
+        wanted = objects_of(resource, settings, installation, waiting)
         live = [self._cluster.get(obj["kind"], metadata(obj)["name"], metadata(obj)["namespace"]) for obj in wanted]
         if foreign := next((obj for obj in live if obj is not None and is_foreign(obj)), None):
             return _foreign(foreign), _RETRY[1]

@@ -255,7 +255,7 @@ def wait_until_kept(hands: Hands, resource: dict[str, Any]) -> None:
         deployment = hands.cluster.get("Deployment", asked.installation.deployment_name, hands.namespace)
         wanted = to_config_map(asked.settings) if asked.settings else None
         kept = wanted is not None and wanted.items() <= (config_map.get("data") or {}).items()
-        owned = deployment is not None and is_ours(deployment) and _owned_by(config_map, live)
+        owned = deployment is not None and is_ours(deployment) and _ruled_by(config_map, live)
         said = _refused(live)
         if said is None:
             return kept and owned, *hands.trouble(operator.NAME)
@@ -274,8 +274,10 @@ def _refused(resource: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _owned_by(obj: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
-    return any(o["uid"] == metadata(owner)["uid"] for o in metadata(obj).get("ownerReferences") or ())
+def _ruled_by(obj: Mapping[str, Any], resource: Mapping[str, Any]) -> bool:
+    """Whether it is the resource that rules: those that wait own it, too."""
+    owners = metadata(obj).get("ownerReferences") or ()
+    return any(owner["uid"] == metadata(resource)["uid"] and owner.get("controller") for owner in owners)
 
 
 def _wait(hands: Hands, look: Look, what: str = "") -> None:

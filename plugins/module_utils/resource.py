@@ -10,12 +10,13 @@ The names and capitals of the known fields are a contract; those that are ours a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.kubecache.image_puller.plugins.module_utils import installation as objects
 from ansible_collections.kubecache.image_puller.plugins.module_utils.access import read_registry_access
+from ansible_collections.kubecache.image_puller.plugins.module_utils.daemonset import reference_to
 from ansible_collections.kubecache.image_puller.plugins.module_utils.health import not_followed, read_published
 from ansible_collections.kubecache.image_puller.plugins.module_utils.installation import (
     Installation,
@@ -385,22 +386,34 @@ def _registry_fields(registries: RegistryAccess) -> dict[str, str]:
     return {**texts, "registryInsecure": ";".join(registries.insecure), "registryCAConfigMap": registries.authorities}
 
 
-def objects_of(resource: Mapping[str, Any], settings: Settings, installation: Installation) -> list[dict[str, Any]]:
-    """All objects that the operator keeps for a resource, owned by it, in the order in which they are applied."""
+def objects_of(
+    resource: Mapping[str, Any],
+    settings: Settings,
+    installation: Installation,
+    waiting: Iterable[Mapping[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """All objects that the operator keeps for a resource, owned by it, in the order in which they are applied.
+
+    :param waiting: the other resources of the namespace, owners too: when the ruling one is deleted, the garbage
+        collector leaves what one of them is about to take over.
+    """
     made = [
         objects.cache_service_account(settings),
         objects.config_map(installation, settings),
         *objects.controller(installation, settings),
     ]
     for obj in made:
-        obj["metadata"]["ownerReferences"] = [owner_reference(resource)]
+        obj["metadata"]["ownerReferences"] = [owner_reference(resource), *map(_reference_to, waiting)]
     return made
 
 
 def owner_reference(resource: Mapping[str, Any]) -> dict[str, Any]:
     """The resource as the owner of what it asks for."""
-    data = metadata(resource)
-    return {"apiVersion": API_VERSION, "kind": KIND, "name": data["name"], "uid": data["uid"], "controller": True}
+    return {**_reference_to(resource), "controller": True}
+
+
+def _reference_to(resource: Mapping[str, Any]) -> dict[str, Any]:
+    return reference_to({**resource, "apiVersion": API_VERSION, "kind": KIND})
 
 
 def is_foreign(live: Mapping[str, Any]) -> bool:

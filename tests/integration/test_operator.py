@@ -94,6 +94,21 @@ class Puller(Kubectl):
         return [line for line in told.splitlines() if line.endswith(ours)]
 
 
+def owners(puller: Puller) -> list[dict[str, Any]]:
+    """Of the ConfigMap, by name."""
+    found = puller.get("configmap", CONFIG_MAP)
+    assert found
+    return sorted(found["metadata"]["ownerReferences"], key=lambda owner: owner["name"])
+
+
+def kept(puller: Puller) -> dict[str, str]:
+    """The uids of all that was made, and of the cache's pods."""
+    objects = [line.split("/") for line in puller.everything()]
+    uids = {f"{kind} {name}": (puller.get(kind, name) or {})["metadata"]["uid"] for kind, name in objects}
+    pods = puller.list("pod", "-l", f"kubecache.io/daemonset={DAEMONSET}")
+    return uids | {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
+
+
 def resource(name: str = "puller", **spec: str) -> dict[str, Any]:
     return {
         "apiVersion": "che.eclipse.org/v1alpha1",
@@ -262,6 +277,26 @@ def test_a_second_resource_waits_and_says_for_which(puller: Puller) -> None:
     assert "KubernetesImagePuller puller is older" in message
     assert images(puller) == [JAVA, THEIA]
     puller.cluster.kubectl("delete", KIND, "second", "-n", puller.namespace)
+
+
+def test_one_that_waits_takes_over_what_is_there_when_the_older_is_deleted(puller: Puller) -> None:
+    """The garbage collector takes nothing, whichever of the two comes first: the DaemonSet's pods stay."""
+    asked = puller.get(KIND, "puller")
+    assert asked
+    puller.apply(resource("second", **asked["spec"]))
+    puller.becomes("Ready", "False", "Superseded", "second")
+    before = kept(puller)
+    assert [owner["name"] for owner in owners(puller)] == ["puller", "second"]
+    puller.cluster.kubectl("delete", KIND, "puller", "-n", puller.namespace)
+    eventually(lambda: [owner["name"] for owner in owners(puller)] == ["second"], 60)
+    puller.wait("second")
+    assert owners(puller)[0]["controller"] is True
+    assert kept(puller) == before
+    puller.apply(resource(**asked["spec"]))
+    puller.becomes("Ready", "False", "Superseded")
+    puller.cluster.kubectl("delete", KIND, "second", "-n", puller.namespace)
+    puller.wait()
+    assert kept(puller) == before
 
 
 def test_another_operator_is_not_fought(puller: Puller) -> None:

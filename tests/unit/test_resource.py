@@ -164,6 +164,15 @@ def test_all_objects_are_owned_by_the_resource_in_its_namespace() -> None:
         assert "blockOwnerDeletion" not in owner  # It would ask for rights on finalizers.
 
 
+def test_those_that_wait_own_what_they_may_take_over() -> None:
+    waiting = [resource("second"), resource("third")]
+    made = objects_of(resource(), objects.settings(namespace="cache"), Installation(), waiting)
+    for obj in made:
+        owners = obj["metadata"]["ownerReferences"]
+        told = [(owner["uid"], owner.get("controller", False)) for owner in owners]
+        assert told == [("uid-puller", True), ("uid-second", False), ("uid-third", False)]
+
+
 def test_the_oldest_that_stays_rules() -> None:
     old = resource("b", creationTimestamp="2026-01-01T00:00:00Z")
     same = resource("c", creationTimestamp="2026-01-01T00:00:00Z")
